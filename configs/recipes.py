@@ -1,0 +1,20 @@
+"""The recipes by name."""
+
+from collections.abc import Callable
+
+from configs.qwen_vl import qwen_vl
+from configs.tiny import tiny
+from qwenvl_jax.config import Run
+
+RECIPES: dict[str, Callable[[], Run]] = {"tiny": tiny, "qwen-vl": qwen_vl}
+
+
+def recipe(name: str) -> Run:
+    """The run of that name.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"there is no recipe {name!r}; recipes: {', '.join(RECIPES)}")
+    return RECIPES[name]()

@@ -1,0 +1,118 @@
+"""The components of a stage's mixture: their sources opened, their samples measured, what cannot be used left
+out."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_pipelines.lengths import Lengths, measure
+from data_pipelines.sources.opening import open_source
+from data_pipelines.sources.source import Problem, RecordSource
+from data_pipelines.tasks import TASKS
+from qwenvl_jax.config import Component, DataConfig, Stage
+from qwenvl_jax.processing.tokenizer import Tokenizer
+
+NOT_APPLICABLE = "the task does not apply"
+UNREADABLE = "cannot be read"
+TOO_LONG = "longer than a row, and shortening its last text is not enough"
+TOO_MANY_IMAGES = "more images than a row has slots"
+NOTHING_LEARNED = "nothing to learn"
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The usable samples of a component in a stage. U samples of N records.
+
+    Attributes:
+      component: the line of the mixture.
+      source: its records.
+      records: [U] int64, the record of each sample.
+      tokens: [U] int32, at most the stage's sequence length; a longer sample is cut there, which never falls
+        inside or before an image.
+      images: [U] int32.
+      shortened: samples that are cut.
+      left_out: reason to number of records.
+      problems: records that cannot be read or encoded, each with file, index and reason.
+    """
+
+    component: Component
+    source: RecordSource
+    records: np.ndarray
+    tokens: np.ndarray
+    images: np.ndarray
+    shortened: int
+    left_out: dict[str, int]
+    problems: tuple[Problem, ...]
+
+
+def open_components(
+    stage: Stage, data: DataConfig, tokenizer: Tokenizer, queries: int
+) -> tuple[Samples, ...]:
+    """Opens every component of a stage. `queries` is the number of vision tokens of an image.
+
+    Raises:
+      ValueError: an unknown task, a source that cannot be opened, or a component without a usable sample.
+    """
+    if not stage.mixture:
+        raise ValueError(f"stage {stage.name} has no mixture: give it at least one component")
+    tasks: dict[str, list[str]] = {}
+    for component in stage.mixture:
+        if component.task not in TASKS:
+            raise ValueError(
+                f"stage {stage.name}: there is no task {component.task!r}; tasks are {', '.join(TASKS)}"
+            )
+        tasks.setdefault(component.source, []).append(component.task)
+    sources = {name: open_source(data.root, name) for name in tasks}
+    lengths = {name: measure(sources[name], tasks[name], tokenizer, queries) for name in tasks}
+    return tuple(
+        select(component, sources[component.source], lengths[component.source][component.task], stage)
+        for component in stage.mixture
+    )
+
+
+def select(component: Component, source: RecordSource, lengths: Lengths, stage: Stage) -> Samples:
+    """The samples that fit a row of the stage.
+
+    Raises:
+      ValueError: there is none.
+    """
+    tokens, needed, images = lengths.tokens, lengths.needed, lengths.images
+    measured = tokens > 0
+    learned = measured & (needed <= tokens)
+    few_images = learned & (images <= stage.images_per_row)
+    usable = few_images & (needed <= stage.sequence_length)
+    reasons = Counter(
+        {
+            NOT_APPLICABLE: int((~measured).sum()) - len(lengths.problems),
+            UNREADABLE: len(lengths.problems) + len(source.problems),
+            NOTHING_LEARNED: int((measured & ~learned).sum()),
+            TOO_MANY_IMAGES: int((learned & ~few_images).sum()),
+            TOO_LONG: int((few_images & ~usable).sum()),
+        }
+    )
+    left_out = {reason: count for reason, count in reasons.items() if count}
+    records = np.flatnonzero(usable)
+    if not len(records):
+        why = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        raise ValueError(
+            f"stage {stage.name}: {component.source} has no usable sample for task {component.task} "
+            f"({len(source)} records: {why})"
+        )
+    return Samples(
+        component=component,
+        source=source,
+        records=records,
+        tokens=np.minimum(tokens[records], stage.sequence_length),
+        images=images[records],
+        shortened=int((tokens[records] > stage.sequence_length).sum()),
+        left_out=left_out,
+        problems=(*source.problems, *lengths.problems),
+    )
+
+
+def task_groups(components: Sequence[Samples], within_task: bool) -> list[int]:
+    """[C] numbers: components with the same number may share a row."""
+    names = [samples.component.task if within_task else "" for samples in components]
+    return [names.index(name) for name in names]

@@ -1,0 +1,177 @@
+"""Examples for the benchmarks, made from held-out records by the same tasks that make training samples.
+
+So an evaluation asks exactly as training taught: the prompt is the task's sample up to what is learned, and
+the right answer is what would have been learned.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import NamedTuple
+
+from data_pipelines import tasks
+from data_pipelines.records import Record
+from data_pipelines.sources.source import RecordSource
+from qwenvl_jax.processing.chatml import ChatTurn, chat_prompt
+from qwenvl_jax.processing.example import Example
+from qwenvl_jax.processing.sample import Sample, Text
+from qwenvl_jax.processing.tokenizer import BOX_START, END_OF_TEXT, IMAGE_START
+
+
+def split_sample(sample: Sample) -> tuple[Sample, str]:
+    """The prompt of a sample with one answer, and the answer without end token and outer white space.
+
+    Raises:
+      ValueError: the last part is not learned.
+    """
+    *prompt, target = sample.parts
+    if not isinstance(target, Text) or not target.supervised:
+        raise ValueError("the sample does not end with its answer: it cannot be asked")
+    answer = target.text.removesuffix(END_OF_TEXT).strip()
+    return Sample(tuple(prompt), sample.images), answer
+
+
+def _example(
+    record: Record, benchmark: str, sample: Sample | None, question: str, **fields
+) -> Iterator[Example]:
+    if sample is not None:
+        prompt, answer = split_sample(sample)
+        yield Example(record.key, benchmark, prompt, question, answer, **fields)
+
+
+def _vqa(record: Record) -> Iterator[Example]:
+    for item in record.questions:
+        sample = tasks.vqa(replace(record, questions=(item,)))
+        yield from _example(record, "vqa", sample, item.question, kind=item.kind)
+
+
+def _ocr_vqa(record: Record) -> Iterator[Example]:
+    for item in record.questions:
+        sample = tasks.ocr_vqa(replace(record, questions=(item,)))
+        yield from _example(record, "ocr_vqa", sample, item.question)
+
+
+def _caption(record: Record) -> Iterator[Example]:
+    yield from _example(record, "caption", tasks.caption(record), "Caption")
+
+
+def _caption_zh(record: Record) -> Iterator[Example]:
+    yield from _example(record, "caption_zh", tasks.caption_zh(record), "Chinese caption")
+
+
+def _grounded_caption(record: Record) -> Iterator[Example]:
+    sample = tasks.caption_with_grounding(record)
+    yield from _example(record, "grounded_caption", sample, "Caption with grounding")
+
+
+def _refer(record: Record) -> Iterator[Example]:
+    for region in record.regions:
+        if len(region.boxes) != 1 or len(record.images) != 1:
+            continue
+        width, height = record.images[0].width, record.images[0].height
+        x1, y1, x2, y2 = region.boxes[0]
+        sample = tasks.referring_grounding(replace(record, regions=(region,)))
+        boxes = ((x1 / width, y1 / height, x2 / width, y2 / height),)
+        yield from _example(record, "refer", sample, region.phrase, boxes=boxes)
+
+
+def _ocr(record: Record) -> Iterator[Example]:
+    yield from _example(record, "ocr", tasks.ocr(record), "Text in the picture")
+
+
+_PICTURE_LINE = re.compile(f".*{re.escape(IMAGE_START)}.*\n")
+
+
+def _chat_example(
+    record: Record, benchmark: str, history: Sequence[ChatTurn], query: str, answer: str
+) -> Example:
+    images = tuple(image.data for image in record.images)
+    prompt = Sample(chat_prompt(history, query), images)
+    return Example(record.key, benchmark, prompt, _PICTURE_LINE.sub("", query), answer)
+
+
+def _chat(record: Record) -> Iterator[Example]:
+    """Questions on several pictures, each as the first turn of a conversation."""
+    for item in record.questions:
+        if item.kind == tasks.CHAT_KIND:
+            yield _chat_example(record, "chat", (), item.question, item.answer)
+
+
+def _chat_refer(record: Record) -> Iterator[Example]:
+    """Turns that are answered with a box, behind the true turns before them."""
+    turns = [ChatTurn(turn.role, turn.text) for turn in record.conversation]
+    for i, turn in enumerate(turns):
+        if i % 2 and BOX_START in turn.text:
+            yield _chat_example(record, "chat_refer", turns[: i - 1], turns[i - 1].text, turn.text)
+
+
+SCENES, DOCUMENTS, CHATS = "scenes", "documents", "chats"
+
+
+class Asked(NamedTuple):
+    """A benchmark's examples: the held-out source, how a record is asked, how many questions."""
+
+    source: str
+    examples: Callable[[Record], Iterable[Example]]
+    number: int
+
+
+ASKED: dict[str, Asked] = {
+    "vqa": Asked(SCENES, _vqa, 200),
+    "caption": Asked(SCENES, _caption, 120),
+    "caption_zh": Asked(SCENES, _caption_zh, 40),
+    "refer": Asked(SCENES, _refer, 120),
+    "grounded_caption": Asked(SCENES, _grounded_caption, 40),
+    "ocr": Asked(DOCUMENTS, _ocr, 100),
+    "ocr_vqa": Asked(DOCUMENTS, _ocr_vqa, 60),
+    "chat": Asked(CHATS, _chat, 120),
+    "chat_refer": Asked(CHATS, _chat_refer, 40),
+}
+"""Benchmark -> what it asks. A standard error of a share p is sqrt(p (1 - p) / number): 0.02 for 0.9 of 200.
+"""
+
+
+def choose(records: Iterable[Record], asked: Asked, number: int) -> list[Example]:
+    """Up to `number` examples: one of each record, then a second of each, and so on.
+
+    Which question of a record is asked moves on from record to record, so that every kind has its share.
+    """
+    found = islice(filter(None, (list(asked.examples(record)) for record in records)), number)
+    questions = list(enumerate(found))
+    rounds = max((len(options) for _, options in questions), default=0)
+    chosen = [
+        options[(i + begun) % len(options)]
+        for begun in range(rounds)
+        for i, options in questions
+        if begun < len(options)
+    ]
+    return chosen[:number]
+
+
+def held_out_examples(
+    sources: Mapping[str, RecordSource], numbers: Mapping[str, int] | None = None
+) -> tuple[Example, ...]:
+    """Examples of all benchmarks.
+
+    Args:
+      sources: `scenes`, `documents` and `chats` of held-out records.
+      numbers: examples of a benchmark where they differ from `ASKED`; 0 leaves it out.
+
+    Raises:
+      ValueError: `numbers` names no benchmark, or a source has no record that a benchmark can ask about.
+    """
+    numbers = numbers or {}
+    if unknown := set(numbers) - set(ASKED):
+        raise ValueError(f"no benchmark {sorted(unknown)}; there are {list(ASKED)}")
+    examples: list[Example] = []
+    for name, asked in ASKED.items():
+        number = numbers.get(name, asked.number)
+        source = sources[asked.source]
+        found = choose((source[i] for i in range(len(source))), asked, number)
+        if number and not found:
+            raise ValueError(
+                f"{source.name}: none of {len(source)} records can be asked for benchmark {name}"
+            )
+        examples += found
+    return tuple(examples)

@@ -1,0 +1,235 @@
+"""The batches of a stage: batch number t is a pure function of (data, seed, t), so the step is the whole
+state.
+
+Every process makes its own contiguous block of a batch's rows; blocks behind each other are the same global
+batch for every number of processes, and worker processes change nothing either.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import NamedTuple
+
+import grain
+from absl import flags
+
+from data_pipelines.components import Samples, open_components, task_groups
+from data_pipelines.mixture import Mixture, seed_for
+from data_pipelines.packing import Efficiency, PackingPlan
+from data_pipelines.rows import RowMaker
+from qwenvl_jax.batch import Batch
+from qwenvl_jax.config import Run, Stage
+from qwenvl_jax.processing.tokenizer import Tokenizer, load_tokenizer
+
+READ_AHEAD = 2
+"""Batches that wait, ready, for the training step (of each worker process, where there are several)."""
+DESCRIBED_WINDOWS = 4
+"""Windows that the predicted efficiency is averaged over."""
+
+
+class BatchInfo(NamedTuple):
+    """What this process's rows of a batch hold.
+
+    Attributes:
+      fingerprint: 16 hexadecimal digits over the records in the rows; the order of the rows does not matter.
+      samples: samples in the rows.
+      tokens: positions that are no padding.
+      token_efficiency: share of the positions that are no padding.
+      image_efficiency: share of the image slots that hold an image.
+      replaced: samples that could not be read and were replaced.
+      dropped: samples that could not be read and for which nothing fitted.
+    """
+
+    fingerprint: str
+    samples: int
+    tokens: int
+    token_efficiency: float
+    image_efficiency: float
+    replaced: int
+    dropped: int
+
+
+class StepBatches:
+    """Random access to the batches of a stage: number t is what step t trains on."""
+
+    def __init__(
+        self, maker: RowMaker, plan: PackingPlan, stage: Stage, process_index: int, process_count: int
+    ) -> None:
+        self._maker, self._plan, self._steps, self._rows = maker, plan, stage.steps, stage.rows
+        self._block = stage.rows // process_count
+        self._offset = process_index * self._block
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, step: int) -> tuple[Batch, BatchInfo]:
+        first = step * self._rows + self._offset
+        batch, rows = self._maker.make_rows([self._plan.row(n) for n in range(first, first + self._block)])
+        tokens, images = sum(row.tokens for row in rows), sum(row.images for row in rows)
+        slots = self._block * max(1, self._maker.images_per_row)
+        return batch, BatchInfo(
+            fingerprint=f"{sum(row.identity for row in rows) % 2**64:016x}",
+            samples=sum(row.samples for row in rows),
+            tokens=tokens,
+            token_efficiency=tokens / (self._block * self._maker.sequence_length),
+            image_efficiency=images / slots,
+            replaced=sum(row.replaced for row in rows),
+            dropped=sum(row.dropped for row in rows),
+        )
+
+
+class StageLoader:
+    """Iterator over (batch, info) of a stage's steps, read ahead in a thread or in worker processes.
+
+    Attributes:
+      step: the next batch's number; all that a checkpoint needs.
+      fingerprint: 16 hexadecimal digits of everything that the order of the samples depends on; a checkpoint
+        keeps it to notice that it is continued on other data.
+      components: the usable samples, and what was left out.
+      plan: the packing plan.
+    """
+
+    def __init__(
+        self,
+        batches: StepBatches,
+        components: Sequence[Samples],
+        plan: PackingPlan,
+        fingerprint: str,
+        start_step: int,
+        workers: int,
+    ) -> None:
+        """Use `open_loader`."""
+        self.components, self.plan, self.fingerprint, self.step = components, plan, fingerprint, start_step
+        ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=READ_AHEAD)
+        dataset = grain.MapDataset.source(batches)[start_step:].to_iter_dataset(ahead)
+        if workers:
+            # grain 0.2.18 reads absl flags when it starts processes and fails where no absl app parsed them.
+            flags.FLAGS.mark_as_parsed()
+            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers, READ_AHEAD))
+        self._iterator = iter(dataset)
+
+    def __iter__(self) -> Iterator[tuple[Batch, BatchInfo]]:
+        return self
+
+    def __next__(self) -> tuple[Batch, BatchInfo]:
+        batch, info = next(self._iterator)
+        self.step += 1
+        return batch, info
+
+    def close(self) -> None:
+        """Ends threads and worker processes."""
+        self._iterator.close()
+
+    def __enter__(self) -> "StageLoader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_loader(
+    run: Run, stage: Stage, start_step: int = 0, process_index: int = 0, process_count: int = 1
+) -> StageLoader:
+    """The batches of a stage from step `start_step` on.
+
+    Args:
+      run: names the data, the tokenizer and the model's vision tokens per image.
+      stage: one of its stages.
+      start_step: number of the first batch, in [0, stage.steps].
+      process_index: of this process.
+      process_count: processes that share the rows of a batch.
+
+    Raises:
+      ValueError: the rows cannot be shared equally, or the data cannot be used (see `open_components`).
+    """
+    if stage.rows % process_count:
+        raise ValueError(
+            f"stage {stage.name}: {stage.rows} rows cannot be shared by {process_count} processes"
+        )
+    tokenizer = load_tokenizer(run.data.tokenizer)
+    queries = run.model.adapter.queries
+    components = open_components(stage, run.data, tokenizer, queries)
+    mixture = Mixture(
+        sizes=[len(samples.records) for samples in components],
+        weights=[samples.component.weight for samples in components],
+        seeds=[
+            seed_for(run.data.seed, stage.name, samples.component.task, samples.source.fingerprint)
+            for samples in components
+        ],
+    )
+    plan = PackingPlan(
+        mixture,
+        tokens=[samples.tokens for samples in components],
+        images=[samples.images for samples in components],
+        groups=task_groups(components, stage.pack_within_task),
+        max_tokens=stage.sequence_length,
+        max_images=stage.images_per_row,
+        window=run.data.window,
+        seed=run.data.seed,
+    )
+    # Planned here once: worker processes get the plan with the windows before the first row already counted.
+    plan.row(start_step * stage.rows)
+    maker = RowMaker(
+        components, tokenizer, queries, stage.sequence_length, stage.images_per_row, stage.resolution
+    )
+    batches = StepBatches(maker, plan, stage, process_index, process_count)
+    fingerprint = _fingerprint(run, stage, components, tokenizer)
+    return StageLoader(batches, components, plan, fingerprint, start_step, run.data.workers)
+
+
+def _fingerprint(run: Run, stage: Stage, components: Sequence[Samples], tokenizer: Tokenizer) -> str:
+    """16 hexadecimal digits of everything that decides which samples a step reads."""
+    parts = [
+        stage.name, stage.rows, stage.sequence_length, stage.images_per_row, stage.pack_within_task,
+        run.data.window, run.data.seed, run.model.adapter.queries, tokenizer.fingerprint,
+    ]  # fmt: skip
+    for samples in components:
+        parts += [samples.component.task, samples.component.weight, samples.source.fingerprint]
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
+
+
+class ComponentDescription(NamedTuple):
+    """A component in numbers: see `Samples`. `share` of the samples; `tokens` and `images` are means per
+    sample."""
+
+    task: str
+    source: str
+    records: int
+    samples: int
+    share: float
+    tokens: float
+    images: float
+    shortened: int
+    left_out: dict[str, int]
+
+
+class DataDescription(NamedTuple):
+    """What a stage will read, before it does."""
+
+    components: tuple[ComponentDescription, ...]
+    efficiency: Efficiency
+    samples_per_row: float
+
+
+def describe(loader: StageLoader) -> DataDescription:
+    """The components in numbers, and the efficiency of the plan's first windows."""
+    total = sum(samples.component.weight for samples in loader.components)
+    described = tuple(
+        ComponentDescription(
+            task=samples.component.task,
+            source=samples.component.source,
+            records=len(samples.source),
+            samples=len(samples.records),
+            share=samples.component.weight / total,
+            tokens=float(samples.tokens.mean()),
+            images=float(samples.images.mean()),
+            shortened=samples.shortened,
+            left_out=samples.left_out,
+        )
+        for samples in loader.components
+    )
+    rows = [row for window in range(DESCRIBED_WINDOWS) for row in loader.plan.window_rows(window)]
+    samples_per_row = sum(len(row) for row in rows) / len(rows)
+    return DataDescription(described, loader.plan.efficiency(DESCRIBED_WINDOWS), samples_per_row)

@@ -1,0 +1,110 @@
+"""What one stored record is, whatever format it lies in on disk.
+
+A record is a picture (or none, or several) with everything that is known about it. Tasks (`data_pipelines.tasks`) make
+training samples from it; a task that needs a field which is empty does not apply to the record. Boxes and quads are in
+pixels of the stored picture, so that no rounding happens before a task writes them as tokens.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import msgpack
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An encoded picture (JPEG, PNG, WebP) with the size that its header tells, in pixels."""
+
+    data: bytes
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Region:
+    """A phrase and the boxes (x1, y1, x2, y2) of what it means, in pixels."""
+
+    phrase: str
+    boxes: tuple[tuple[float, float, float, float], ...]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its answer; `kind` groups scores (colour, count, shape, relation, yes/no, ...)."""
+
+    question: str
+    answer: str
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class TextLine:
+    """Written text in the picture: its corners clockwise from the text's own top left, in pixels."""
+
+    text: str
+    quad: tuple[Point, Point, Point, Point]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of a conversation. `text` may hold `<img>N</img>` for the record's N-th image (from 0)."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record; see the module docstring."""
+
+    key: str
+    images: tuple[StoredImage, ...] = ()
+    captions: tuple[Question, ...] = ()
+    """Pairs of prompt ("Generate the caption in English:") and caption; `kind` is the language, en or zh."""
+    grounded_captions: tuple[Question, ...] = ()
+    """As `captions`, the caption with `<ref>` and `<box>` markup in [0, 1000)."""
+    questions: tuple[Question, ...] = ()
+    regions: tuple[Region, ...] = ()
+    lines: tuple[TextLine, ...] = ()
+    conversation: tuple[Turn, ...] = ()
+    text: str = ""
+
+
+def pack_record(record: Record) -> bytes:
+    """The record as msgpack bytes (plain maps and lists; nothing that executes when read)."""
+    packed: bytes = msgpack.packb(asdict(record), use_bin_type=True)
+    return packed
+
+
+def _build(cls: Any, values: dict) -> Any:
+    names = {f.name for f in fields(cls)}
+    unknown = set(values) - names
+    if unknown:
+        raise ValueError(f"record has unknown fields {sorted(unknown)}; {cls.__name__} has {sorted(names)}")
+    return cls(**values)
+
+
+def unpack_record(data: bytes) -> Record:
+    """The inverse of `pack_record`.
+
+    Raises:
+      ValueError: the bytes are no record; the sentence says why.
+    """
+    try:
+        raw = msgpack.unpackb(data, raw=False, use_list=False)
+        nested = {
+            "images": StoredImage,
+            "captions": Question,
+            "grounded_captions": Question,
+            "questions": Question,
+            "regions": Region,
+            "lines": TextLine,
+            "conversation": Turn,
+        }
+        for name, cls in nested.items():
+            raw[name] = tuple(_build(cls, item) for item in raw.get(name, ()))
+        return _build(Record, raw)
+    except (msgpack.UnpackException, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"not a record: {error}") from error

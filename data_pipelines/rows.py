@@ -1,0 +1,150 @@
+"""From planned samples to the arrays of rows: read, encode, decode the pictures, write into the row."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from data_pipelines.components import Samples
+from data_pipelines.packing import Item
+from data_pipelines.tasks import TASKS
+from qwenvl_jax.batch import IGNORED, Batch, empty_batch
+from qwenvl_jax.processing.images import decode_image, resize_image
+from qwenvl_jax.processing.sample import EncodedSample, encode_sample
+from qwenvl_jax.processing.tokenizer import Tokenizer
+
+REPLACEMENT_STRIDE = 7919
+"""A sample that cannot be read is replaced by the one this many places further, and so on. A prime, so that
+the search meets all samples of a component whose number of samples is no multiple of it."""
+REPLACEMENT_TRIES = 200
+"""Candidates that are looked at (most are too long and cost nothing) before the place stays empty."""
+
+
+class RowInfo(NamedTuple):
+    """What a row holds, for logs and checkpoints.
+
+    Attributes:
+      identity: 64 bits of SHA-256 over (component, record) of its samples in order.
+      samples: samples in the row.
+      tokens: positions that are no padding.
+      images: image slots in use.
+      replaced: samples that could not be read and were replaced.
+      dropped: samples that could not be read and for which no replacement fitted.
+    """
+
+    identity: int
+    samples: int
+    tokens: int
+    images: int
+    replaced: int
+    dropped: int
+
+
+class Loaded(NamedTuple):
+    """A sample ready for its row: T tokens, K pictures [K, R, R, 3] uint8, and the record that it comes
+    from."""
+
+    encoded: EncodedSample
+    pictures: list[np.ndarray]
+    record: int
+
+
+@dataclass(frozen=True)
+class RowMaker:
+    """Makes the rows of a stage. Picklable."""
+
+    components: Sequence[Samples]
+    tokenizer: Tokenizer
+    queries: int
+    sequence_length: int
+    images_per_row: int
+    resolution: int
+
+    def make_rows(self, rows: Sequence[Sequence[Item]]) -> tuple[Batch, list[RowInfo]]:
+        """A host batch of B = len(rows) rows, and what each of them holds."""
+        batch = empty_batch(
+            len(rows), self.sequence_length, self.images_per_row, self.resolution, self.tokenizer.eod_id
+        )
+        return batch, [
+            self._write_row(Batch(*(field[b] for field in batch)), row) for b, row in enumerate(rows)
+        ]
+
+    def _write_row(self, row: Batch, items: Sequence[Item]) -> RowInfo:
+        """Writes the samples behind each other into the views of one row."""
+        start = slot = replaced = dropped = segment = 0
+        identity = hashlib.sha256()
+        for item in items:
+            loaded, tries = self._load_or_replace(item)
+            replaced += loaded is not None and tries > 0
+            if loaded is None:
+                dropped += 1
+                continue
+            segment += 1
+            end = _write_sample(row, start, loaded, slot * self.queries)
+            row.segment_ids[start:end] = segment
+            row.task_ids[start:end] = item.component
+            for picture in loaded.pictures:
+                row.images[slot] = picture
+                slot += 1
+            start = end
+            identity.update(f"{item.component}:{loaded.record};".encode())
+        digest = int.from_bytes(identity.digest()[:8])
+        return RowInfo(digest, segment, start, slot, replaced, dropped)
+
+    def _load_or_replace(self, item: Item) -> tuple[Loaded | None, int]:
+        """The sample, or the first readable one on the way of `REPLACEMENT_STRIDE` that is no larger."""
+        for tries, sample in enumerate(self._candidates(item)):
+            try:
+                return self._load(item.component, sample), tries
+            except ValueError:
+                continue
+        return None, 0
+
+    def _candidates(self, item: Item) -> Iterator[int]:
+        samples = self.components[item.component]
+        for step in range(REPLACEMENT_TRIES):
+            sample = (item.sample + step * REPLACEMENT_STRIDE) % len(samples.records)
+            if (
+                samples.tokens[sample] <= samples.tokens[item.sample]
+                and samples.images[sample] <= samples.images[item.sample]
+            ):
+                yield sample
+
+    def _load(self, component: int, sample: int) -> Loaded:
+        """Raises ValueError where the record, its sample or a picture cannot be read."""
+        samples = self.components[component]
+        record = int(samples.records[sample])
+        made = TASKS[samples.component.task](samples.source[record])
+        if made is None:
+            raise ValueError("the task does not apply")
+        encoded = encode_sample(made, self.tokenizer, self.queries)
+        planned = int(samples.tokens[sample])
+        if len(encoded.tokens) < planned or len(made.images) != samples.images[sample]:
+            raise ValueError("the record is not the one that was measured")
+        if len(encoded.tokens) > planned:
+            encoded = EncodedSample(
+                encoded.tokens[:planned],
+                encoded.supervised[:planned],
+                encoded.vision_index[:planned],
+                made.images,
+            )
+        pictures = [resize_image(decode_image(data), self.resolution) for data in made.images]
+        return Loaded(encoded, pictures, record)
+
+
+def _write_sample(row: Batch, start: int, loaded: Loaded, first_vision: int) -> int:
+    """Writes the tokens of a sample from position `start` of a row on, and returns the position behind them.
+
+    `first_vision` is the number of the row's first free vision token.
+    """
+    encoded = loaded.encoded
+    end = start + len(encoded.tokens)
+    row.tokens[start:end] = encoded.tokens
+    row.targets[start : end - 1] = encoded.tokens[1:]
+    row.loss_weights[start : end - 1] = encoded.supervised[1:]
+    row.positions[start:end] = np.arange(end - start)
+    vision = encoded.vision_index
+    row.vision_index[start:end] = np.where(vision == IGNORED, IGNORED, vision + first_vision)
+    return end

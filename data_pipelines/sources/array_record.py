@@ -1,0 +1,174 @@
+"""Records in ArrayRecord shards: a folder with shards, `manifest.json` (shard -> records) and `sizes.npz`.
+
+`group_size:1,uncompressed`: random access needs one record per chunk, and compression gains nothing on JPEG
+while it costs six times the writing time. 8,192 records per shard: a single read costs in proportion to the
+shard's records (113,000 reads/s at 5,000 records, 395 at a million). `sizes.npz` holds what planning needs,
+so that it opens no shard.
+"""
+
+import hashlib
+import json
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from itertools import accumulate, chain, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from array_record.python import array_record_module
+
+from data_pipelines.records import Record, pack_record, unpack_record
+from data_pipelines.sources.source import Problem, RecordError
+
+MANIFEST = "manifest.json"
+SIZES = "sizes.npz"
+SCHEMA = 1
+"""Version of `data_pipelines.records.Record` as it lies on disk."""
+OPEN_SHARDS = 64
+"""Shards that one source keeps open: an open one costs a file descriptor and 8 bytes per record."""
+
+
+class Sizes(NamedTuple):
+    """Sizes of all pictures of a source. N records with K pictures together.
+
+    Attributes:
+      images: [N] int32, pictures of each record.
+      widths: [K] int32, pixels, in the order of the records.
+      heights: [K] int32, pixels.
+    """
+
+    images: np.ndarray
+    widths: np.ndarray
+    heights: np.ndarray
+
+
+def write_shards(folder: Path, records: Iterable[Record], records_per_shard: int = 8192) -> None:
+    """Writes records as shards into a new folder, which appears only when it is complete.
+
+    Raises:
+      FileExistsError: the folder exists already.
+      ValueError: there are no records.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists already: remove it first, or choose another name")
+    partial = folder.with_name(f".{folder.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    for leftover in partial.iterdir():
+        leftover.unlink()
+    shards: list[dict[str, Any]] = []
+    images: list[int] = []
+    sides: list[tuple[int, int]] = []
+    remaining = iter(records)
+    for first in remaining:
+        path = partial / f"shard-{len(shards):05d}.array_record"
+        digest = hashlib.sha256()
+        count = 0
+        writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+        for record in chain([first], islice(remaining, records_per_shard - 1)):
+            data = pack_record(record)
+            digest.update(data)
+            writer.write(data)
+            images.append(len(record.images))
+            sides += [(image.width, image.height) for image in record.images]
+            count += 1
+        writer.close()
+        shards.append({"file": path.name, "records": count, "sha256": digest.hexdigest()})
+    if not shards:
+        raise ValueError(f"{folder}: there are no records to write")
+    widths, heights = np.asarray(sides, np.int32).reshape(-1, 2).T
+    np.savez(partial / SIZES, images=np.asarray(images, np.int32), widths=widths, heights=heights)
+    (partial / MANIFEST).write_text(json.dumps({"schema": SCHEMA, "shards": shards}, indent=1))
+    partial.rename(folder)
+
+
+class ArrayRecordSource:
+    """The records of a folder made by `write_shards`. Opens a shard when a record of it is first read."""
+
+    problems: tuple[Problem, ...] = ()
+
+    def __init__(self, folder: Path) -> None:
+        """Reads the manifest and looks that the shards exist; opens none.
+
+        Raises:
+          ValueError: no manifest, a wrong one, or missing shards.
+        """
+        self._folder = Path(folder)
+        self.name = self._folder.name
+        self.cache_folder = str(self._folder)
+        path = self._folder / MANIFEST
+        try:
+            manifest = path.read_bytes()
+            content = json.loads(manifest)
+            self._files = [str(shard["file"]) for shard in content["shards"]]
+            counts = [int(shard["records"]) for shard in content["shards"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} cannot be read ({error}): make the shards again") from error
+        if content.get("schema") != SCHEMA:
+            raise ValueError(
+                f"{path} has schema {content.get('schema')}, known is {SCHEMA}: make the shards again"
+            )
+        present = {entry.name for entry in self._folder.iterdir()}
+        if missing := [file for file in self._files if file not in present]:
+            raise ValueError(
+                f"{self._folder} lacks {len(missing)} of its shards, first {missing[0]}: copy it again"
+            )
+        self._ends = list(accumulate(counts))
+        self.fingerprint = hashlib.sha256(manifest).hexdigest()[:16]
+        self._start_reading()
+
+    def _start_reading(self) -> None:
+        self._readers: OrderedDict[int, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in ("_readers", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start_reading()
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Record:
+        """Record number `index`.
+
+        Raises:
+          IndexError: there is no such number.
+          RecordError: the bytes on disk are damaged.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self._folder} has {len(self)} records, asked for number {index}")
+        shard = bisect_right(self._ends, index)
+        local = index - (self._ends[shard - 1] if shard else 0)
+        try:
+            return unpack_record(self._reader(shard).read([local])[0])
+        except (ValueError, RuntimeError, IndexError, OSError) as error:
+            file = str(self._folder / self._files[shard])
+            raise RecordError(file, local, str(error).splitlines()[0]) from error
+
+    def _reader(self, shard: int) -> Any:
+        with self._lock:
+            reader = self._readers.pop(shard, None)
+            if reader is None:
+                reader = array_record_module.ArrayRecordReader(
+                    str(self._folder / self._files[shard]),
+                    options="readahead_buffer_size:0,max_parallelism:0",
+                    file_reader_buffer_size=32768,
+                )
+            self._readers[shard] = reader
+            if len(self._readers) > OPEN_SHARDS:
+                # Not closed here: another thread may be reading from it; it closes with its last reference.
+                self._readers.popitem(last=False)
+        return reader
+
+    def sizes(self) -> Sizes:
+        """Sizes of all pictures, from the sidecar."""
+        with np.load(self._folder / SIZES) as stored:
+            return Sizes(stored["images"], stored["widths"], stored["heights"])

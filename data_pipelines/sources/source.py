@@ -1,0 +1,55 @@
+"""What every source of records offers, whatever the format on disk."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from data_pipelines.records import Record
+
+
+class RecordError(ValueError):
+    """A record that cannot be read; the sentence names the file, the index in it and the reason."""
+
+    def __init__(self, file: str, index: int, reason: str) -> None:
+        super().__init__(f"{file}: record {index}: {reason}")
+        self.file, self.index, self.reason = file, index, reason
+
+    def __reduce__(self) -> tuple:
+        return RecordError, (self.file, self.index, self.reason)
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """An entry that was left out of a source when it was opened."""
+
+    file: str
+    index: int
+    reason: str
+
+
+class RecordSource(Protocol):
+    """Random access to records. Picklable: worker processes get a copy and open files by themselves."""
+
+    @property
+    def name(self) -> str:
+        """Short name for reports."""
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change when a record changes."""
+
+    @property
+    def cache_folder(self) -> str:
+        """Folder in which what is computed from the records (lengths) is kept."""
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Entries that were left out, each with its reason."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record:
+        """Record number `index`.
+
+        Raises:
+          RecordError: it cannot be read.
+        """

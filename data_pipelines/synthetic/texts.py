@@ -1,0 +1,109 @@
+"""Pure text of the world: what a language model reads before it sees a picture.
+
+Each text tells of an imaginary scene or document in the formats of the tasks (`data_pipelines.tasks`), so
+that the answers follow from what stands before them: a model learns the world's words, its markup, and to
+look things up.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from data_pipelines.synthetic.chats import (
+    SHORT_QUESTIONS,
+    Pair,
+    larger,
+    picture_prefix,
+    sample_pictures,
+    short_questions,
+    told_scene,
+    turns,
+)
+from data_pipelines.synthetic.documents import document_questions, sample_lines
+from data_pipelines.synthetic.scenes import picture_size, sample_scene
+from data_pipelines.synthetic.wording import (
+    caption,
+    caption_zh,
+    grounded_caption,
+    questions,
+    regions,
+)
+from qwenvl_jax.processing.chatml import ChatTurn, chat_parts
+from qwenvl_jax.processing.markup import format_box, format_quad, format_ref
+from qwenvl_jax.processing.prompts import OCR_PROMPT, grounded_captioning_prompt, referring_prompt, vqa_prompt
+from qwenvl_jax.processing.sample import Text
+from qwenvl_jax.processing.tokenizer import END_OF_TEXT
+
+TOLD_QUESTIONS = tuple(ask for ask in SHORT_QUESTIONS if ask is not larger)
+"""Questions that captions answer: they tell no sizes."""
+
+
+def described_scene(rng: np.random.Generator) -> str:
+    """A caption, English or Chinese, and questions that it answers."""
+    scene = sample_scene(rng, held_out=False)
+    told = caption(scene) if rng.random() < 0.8 else caption_zh(scene)
+    asked = [item for item in questions(scene, rng) if item.kind in ("colour", "shape", "count", "yes/no")]
+    parts = [f"{told.question} {told.answer}"]
+    parts += [f"{vqa_prompt(item.question)} {item.answer}" for item in asked[:4]]
+    return END_OF_TEXT.join(parts)
+
+
+def located_scene(rng: np.random.Generator) -> str:
+    """A caption with grounding, phrases asked for their boxes and boxes for theirs, and where things lie."""
+    scene = sample_scene(rng, held_out=False)
+    told = grounded_caption(scene)
+    parts = [f"{told.question} {told.answer}"]
+    found = regions(scene)
+    for i in rng.permutation(len(found))[:2]:
+        box = format_box(found[i].boxes[0], scene.width, scene.height)
+        if rng.random() < 0.5:
+            parts.append(referring_prompt(found[i].phrase) + box)
+        else:
+            parts.append(f"{grounded_captioning_prompt(box)} {found[i].phrase}")
+    related = [item for item in questions(scene, rng) if item.kind == "relation"]
+    parts += [f"{vqa_prompt(item.question)} {item.answer}" for item in related[:1]]
+    return END_OF_TEXT.join(parts)
+
+
+def read_document(rng: np.random.Generator) -> str:
+    """The lines of a document with their quads, and questions on it."""
+    size = picture_size(rng)
+    lines = sample_lines(rng, size, held_out=False)
+    read = "".join(f" {format_ref(line.text)} {format_quad(line.quad, *size)}" for line in lines)
+    parts = [OCR_PROMPT + read]
+    parts += [
+        f"{vqa_prompt(item.question)} {item.answer}"
+        for item in document_questions(tuple(line.text for line in lines), rng)
+    ]
+    return END_OF_TEXT.join(parts)
+
+
+def _chatml(pairs: list[Pair], prefix: str = "") -> str:
+    parts = chat_parts([ChatTurn(turn.role, turn.text) for turn in turns(pairs, prefix)])
+    return "".join(part.text for part in parts if isinstance(part, Text))
+
+
+def told_conversation(rng: np.random.Generator) -> str:
+    """A conversation about pictures that are told in words."""
+    if rng.random() < 0.3:
+        return _chatml(list(told_scene(rng)))
+    scenes = sample_pictures(rng, held_out=False)
+    prefix = picture_prefix(len(scenes))
+    for i, scene in enumerate(scenes):
+        prefix = prefix.replace(f"<img>{i}</img>", caption(scene).answer)
+    return _chatml(short_questions(scenes, rng, 2, TOLD_QUESTIONS), prefix)
+
+
+KINDS: dict[Callable[[np.random.Generator], str], float] = {
+    described_scene: 0.42,
+    located_scene: 0.2,
+    read_document: 0.16,
+    told_conversation: 0.22,
+}
+"""Share of the texts of each kind."""
+
+
+def sample_text(rng: np.random.Generator) -> str:
+    """A text of some 100 to 500 bytes; without the `<|endoftext|>` at its end, which the task adds."""
+    kinds = list(KINDS)
+    return kinds[int(rng.choice(len(kinds), p=list(KINDS.values())))](rng)

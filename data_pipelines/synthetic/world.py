@@ -1,0 +1,170 @@
+"""Makes the small world: sources of records in shards, training and held-out, from one seed.
+
+Record number i of a source is a pure function of (seed, source, i): the number of worker processes changes
+nothing. A source's folder appears only when it is complete, so making can be stopped at any time and started
+again.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data_pipelines.records import Record
+from data_pipelines.sources.array_record import write_shards
+from data_pipelines.synthetic.chats import chat_record
+from data_pipelines.synthetic.documents import document_questions, sample_document
+from data_pipelines.synthetic.rendering import render_scene
+from data_pipelines.synthetic.scenes import sample_scene
+from data_pipelines.synthetic.texts import sample_text
+from data_pipelines.synthetic.wording import caption, caption_zh, grounded_caption, questions, regions
+
+WORLD_VERSION = 2
+"""Counts up when the same seed begins to mean another world."""
+SETTINGS = "world.json"
+RECORDS_PER_JOB = 64
+
+
+class Source(NamedTuple):
+    """A source of the world: its folder below the world's, what it holds, how many, and its number among the
+    seeds.
+    """
+
+    folder: str
+    kind: str
+    held_out: bool
+    records: int
+    stream: int
+
+
+def scene_record(rng: np.random.Generator, key: str, held_out: bool) -> Record:
+    """A scene with everything that is known about it."""
+    scene = sample_scene(rng, held_out)
+    return Record(
+        key,
+        images=(render_scene(rng, scene),),
+        captions=(caption(scene), caption_zh(scene)),
+        grounded_captions=(grounded_caption(scene),),
+        questions=questions(scene, rng),
+        regions=regions(scene),
+    )
+
+
+def document_record(rng: np.random.Generator, key: str, held_out: bool) -> Record:
+    """A document with its lines and questions on them."""
+    image, lines = sample_document(rng, held_out)
+    asked = document_questions(tuple(line.text for line in lines), rng)
+    return Record(key, images=(image,), questions=asked, lines=lines)
+
+
+def text_record(rng: np.random.Generator, key: str, held_out: bool) -> Record:
+    """A text without a picture; there are no held-out ones."""
+    return Record(key, text=sample_text(rng))
+
+
+MAKERS: dict[str, Callable[[np.random.Generator, str, bool], Record]] = {
+    "scenes": scene_record,
+    "documents": document_record,
+    "chats": chat_record,
+    "texts": text_record,
+}
+
+
+def make_record(seed: int, source: Source, index: int) -> Record:
+    """Record number `index` of a source."""
+    rng = np.random.default_rng([seed, source.stream, index])
+    return MAKERS[source.kind](rng, f"{source.folder}/{index:06d}", source.held_out)
+
+
+def _make_records(seed: int, source: Source, indices: range) -> list[Record]:
+    return [make_record(seed, source, index) for index in indices]
+
+
+@contextmanager
+def _ordered_map(workers: int) -> Iterator[Callable]:
+    """`map` that keeps the order, over `workers` processes; 1 works in this process."""
+    if workers <= 1:
+        yield map
+        return
+    # Spawned, as the caller may hold threads (JAX does), which a fork would copy in any state.
+    with get_context("spawn").Pool(workers) as pool:
+        yield pool.imap
+
+
+def _sources(
+    scenes: int, documents: int, chats: int, texts: int, held_out: tuple[int, int, int]
+) -> list[Source]:
+    planned = (
+        ("scenes", "scenes", False, scenes),
+        ("documents", "documents", False, documents),
+        ("chats", "chats", False, chats),
+        ("texts", "texts", False, texts),
+        ("held_out/scenes", "scenes", True, held_out[0]),
+        ("held_out/documents", "documents", True, held_out[1]),
+        ("held_out/chats", "chats", True, held_out[2]),
+    )
+    return [Source(*source, stream) for stream, source in enumerate(planned)]
+
+
+def make_world(
+    folder: Path,
+    seed: int = 0,
+    scenes: int = 20000,
+    documents: int = 10000,
+    chats: int = 5000,
+    texts: int = 20000,
+    held_out: tuple[int, int, int] = (300, 300, 200),
+    workers: int = 2,
+    progress: Callable[[str, int, int], None] = lambda source, done, total: None,
+) -> None:
+    """Makes the world in `folder`; what is there already is kept, so a second call returns at once.
+
+    Args:
+      folder: gets the sources `scenes`, `documents`, `chats`, `texts` and
+        `held_out/{scenes,documents,chats}`. seed: of all random choices. scenes, documents, chats, texts:
+        records of the training sources. held_out: records of the held-out scenes, documents and chats.
+        workers: processes; the world is the same for every number. progress: called with a source's name, its
+        records made so far, and their number.
+
+    Raises:
+      ValueError: the folder holds a world of other settings.
+    """
+    folder = Path(folder)
+    sources = _sources(scenes, documents, chats, texts, held_out)
+    settings = {"version": WORLD_VERSION, "seed": seed, "records": {s.folder: s.records for s in sources}}
+    path = folder / SETTINGS
+    if path.exists():
+        if (found := json.loads(path.read_text())) != settings:
+            raise ValueError(
+                f"{folder} holds a world of other settings ({found}, asked for {settings}): "
+                "remove the folder, or choose another one"
+            )
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        written = path.with_suffix(".partial")
+        written.write_text(json.dumps(settings, indent=1))
+        written.replace(path)
+    missing = [source for source in sources if not (folder / source.folder).exists()]
+    if not missing:
+        return
+    with _ordered_map(workers) as ordered_map:
+        for source in missing:
+            every = range(source.records)
+            jobs = [every[start : start + RECORDS_PER_JOB] for start in every[::RECORDS_PER_JOB]]
+            made = ordered_map(partial(_make_records, seed, source), jobs)
+            write_shards(folder / source.folder, _reported(source, made, progress))
+
+
+def _reported(
+    source: Source, made: Iterator[list[Record]], progress: Callable[[str, int, int], None]
+) -> Iterator[Record]:
+    done = 0
+    for records in made:
+        yield from records
+        done += len(records)
+        progress(source.folder, done, source.records)

@@ -1,0 +1,135 @@
+"""The tasks of the Qwen-VL paper (Table 3; formats of appendix B): what a record becomes as a training
+sample.
+
+A task gives None for a record that lacks what it needs. Prompts are never learned. What is learned starts
+with a space (except boxes) and ends with `<|endoftext|>`.
+
+Questions on one picture stand behind each other in one sample, each with its own `<|endoftext|>`:
+`<img>...</img>Q1 Answer: A1<|endoftext|>Q2 Answer: A2<|endoftext|>`. This is our own economy (the paper has
+one question per sample): the picture is encoded once, and each further question costs its text only. The
+first question stands as an evaluation asks it.
+"""
+
+from collections.abc import Callable, Iterable
+
+from data_pipelines.records import Question, Record, StoredImage
+from qwenvl_jax.processing.chatml import ChatTurn, chat_parts
+from qwenvl_jax.processing.markup import format_box, format_quad, format_ref
+from qwenvl_jax.processing.prompts import OCR_PROMPT, grounded_captioning_prompt, referring_prompt, vqa_prompt
+from qwenvl_jax.processing.sample import Image, Sample, Text
+from qwenvl_jax.processing.tokenizer import END_OF_TEXT
+
+OCR_KIND = "ocr"
+CHAT_KIND = "chat"
+CHINESE_KIND = "zh"
+"""Kinds of `Question` that tasks tell apart: on a picture's text, on several pictures, Chinese captions."""
+
+
+def picture_sample(image: StoredImage, pairs: Iterable[tuple[str, str]]) -> Sample:
+    """A picture, then pairs of prompt and target; `<|endoftext|>` is added to each target."""
+    parts: list[Text | Image] = [Image(0)]
+    for prompt, target in pairs:
+        parts += [Text(prompt), Text(target + END_OF_TEXT, supervised=True)]
+    return Sample(tuple(parts), (image.data,))
+
+
+def _first(record: Record, texts: Iterable[Question]) -> Sample | None:
+    for item in texts:
+        if len(record.images) == 1:
+            return picture_sample(record.images[0], [(item.question, f" {item.answer}")])
+    return None
+
+
+def caption(record: Record) -> Sample | None:
+    """The first caption that is not Chinese."""
+    return _first(record, (item for item in record.captions if item.kind != CHINESE_KIND))
+
+
+def caption_zh(record: Record) -> Sample | None:
+    """The first Chinese caption."""
+    return _first(record, (item for item in record.captions if item.kind == CHINESE_KIND))
+
+
+def caption_with_grounding(record: Record) -> Sample | None:
+    """The first caption with `<ref>` and `<box>` markup."""
+    return _first(record, record.grounded_captions)
+
+
+def _questions(record: Record, wanted: Callable[[Question], bool]) -> Sample | None:
+    asked = [(vqa_prompt(item.question), f" {item.answer}") for item in record.questions if wanted(item)]
+    return picture_sample(record.images[0], asked) if asked and len(record.images) == 1 else None
+
+
+def vqa(record: Record) -> Sample | None:
+    """All questions on the picture, but those on its text."""
+    return _questions(record, lambda item: item.kind not in (OCR_KIND, CHAT_KIND))
+
+
+def ocr_vqa(record: Record) -> Sample | None:
+    """All questions on the picture's text."""
+    return _questions(record, lambda item: item.kind == OCR_KIND)
+
+
+def _boxes(record: Record) -> list[tuple[str, str]]:
+    """Phrase and box markup of each region; a phrase with several boxes has them behind each other."""
+    size = (record.images[0].width, record.images[0].height)
+    return [
+        (region.phrase, "".join(format_box(box, *size) for box in region.boxes))
+        for region in record.regions
+        if region.boxes
+    ]
+
+
+def referring_grounding(record: Record) -> Sample | None:
+    """From each region's phrase to its boxes."""
+    if len(record.images) != 1 or not (found := _boxes(record)):
+        return None
+    return picture_sample(record.images[0], [(referring_prompt(phrase), boxes) for phrase, boxes in found])
+
+
+def grounded_captioning(record: Record) -> Sample | None:
+    """From each region's boxes to its phrase."""
+    if len(record.images) != 1 or not (found := _boxes(record)):
+        return None
+    pairs = [(grounded_captioning_prompt(boxes), f" {phrase}") for phrase, boxes in found]
+    return picture_sample(record.images[0], pairs)
+
+
+def ocr(record: Record) -> Sample | None:
+    """All lines of text with their corners."""
+    if len(record.images) != 1 or not record.lines:
+        return None
+    image = record.images[0]
+    lines = (
+        f" {format_ref(line.text)} {format_quad(line.quad, image.width, image.height)}"
+        for line in record.lines
+    )
+    return picture_sample(image, [(OCR_PROMPT, "".join(lines))])
+
+
+def text(record: Record) -> Sample | None:
+    """Pure text; all of it is learned."""
+    return Sample((Text(record.text + END_OF_TEXT, supervised=True),)) if record.text else None
+
+
+def chat(record: Record) -> Sample | None:
+    """A conversation in ChatML, with the loss mask of the original's fine-tuning."""
+    if not record.conversation:
+        return None
+    parts = chat_parts([ChatTurn(turn.role, turn.text) for turn in record.conversation])
+    return Sample(tuple(parts), tuple(image.data for image in record.images))
+
+
+TASKS: dict[str, Callable[[Record], Sample | None]] = {
+    "caption": caption,
+    "caption_zh": caption_zh,
+    "vqa": vqa,
+    "ocr_vqa": ocr_vqa,
+    "caption_with_grounding": caption_with_grounding,
+    "referring_grounding": referring_grounding,
+    "grounded_captioning": grounded_captioning,
+    "ocr": ocr,
+    "text": text,
+    "chat": chat,
+}
+"""What a mixture's component may name; caption and caption_zh are one task of the paper in two languages."""

@@ -1,0 +1,19 @@
+# Sourced by the scripts of this folder: a virtual environment in the checkout with the pinned requirements and the package.
+# Installs only when requirements.txt or pyproject.toml changed since the last time.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+python=${PYTHON:-python3}
+if ! "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))'; then
+  echo "Python 3.11 or 3.12 is needed, and $python is $("$python" --version 2>&1); set PYTHON to one." >&2
+  exit 2
+fi
+[ -x .venv/bin/python ] || "$python" -m venv .venv
+wanted=$(cat requirements.txt pyproject.toml | cksum)
+if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
+  echo "installing the pinned requirements into .venv (once; about two minutes)"
+  .venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+  .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+  echo "$wanted" > .venv/installed
+fi
+export PATH="$PWD/.venv/bin:$PATH"

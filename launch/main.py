@@ -1,0 +1,35 @@
+"""The command `qwenvl`: one verb per file of this folder."""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+
+VERBS = {
+    # verb -> (module, function, what it does)
+    "train": ("launch.train", "train", "train a recipe's stages"),
+    "evaluate": ("launch.evaluate", "main", "scores of a checkpoint on held-out data"),
+    "chat": ("launch.chat", "chat", "ask a checkpoint about pictures"),
+    "data": ("launch.data", "data", "make the embedded data"),
+}
+
+USAGE = "usage: qwenvl VERB ... (qwenvl VERB --help tells more)\n" + "\n".join(
+    f"  {verb:9} {text}" for verb, (_, _, text) in VERBS.items()
+)
+
+
+def main() -> None:
+    """Runs a verb. A user's mistake ends with one sentence and exit code 2; Ctrl-C with 130."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] not in VERBS:
+        print(USAGE, file=sys.stderr)
+        sys.exit(0 if arguments in (["-h"], ["--help"]) else 2)
+    module, function, _ = VERBS[arguments[0]]
+    verb: Callable[[list[str]], None] = getattr(import_module(module), function)
+    try:
+        verb(arguments[1:])
+    except (ValueError, FileNotFoundError) as error:
+        print(f"qwenvl {arguments[0]}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,228 @@
+"""The dataclasses of a run. `configs/` holds functions that return a `Run`; nothing else describes one.
+
+Every field's docstring is also its help on the command line.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """ViT trunk of Qwen-VL (paper section 2.1; `visual.py` of the original)."""
+
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    patch: int
+    """Pixels of a patch's side; the patch embedding's stride."""
+    position_grid: int
+    """Side of the stored table of absolute positions; other grids are interpolated from it."""
+    activation: str = "gelu"
+    """`gelu` (exact, the original's) or `relu2` (squared ReLU: a tenth of the cost on a CPU)."""
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """Position-aware cross-attention adapter (`Resampler` of the original)."""
+
+    query_grid: int
+    """Side of the grid of learned queries; an image becomes query_grid ** 2 vision tokens."""
+    heads: int
+    initial_sharpness: float = 0.0
+    """0: random query and key kernels, as the original. Above: both start as the same multiple of the identity, so that a
+    query attends around its own position from the first step (for training from random weights)."""
+
+    @property
+    def queries(self) -> int:
+        return self.query_grid**2
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """Qwen LLM (`modeling_qwen.py` of the original)."""
+
+    vocab_size: int
+    """Rows of the embedding; at least the tokenizer's ids."""
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    """Width of each of the two input matrices (half of the original's `intermediate_size`)."""
+    rope_base: float = 10000.0
+
+
+@dataclass(frozen=True)
+class QwenVLConfig:
+    """All of Qwen-VL."""
+
+    vision: VisionConfig
+    adapter: AdapterConfig
+    language: LanguageConfig
+
+
+@dataclass(frozen=True)
+class Component:
+    """One line of a mixture: samples of one task made from the records of one source."""
+
+    task: str
+    """A name of `data_pipelines.tasks.TASKS`."""
+    source: str
+    """A folder of shards below `DataConfig.root`, or a JSON file of conversations."""
+    weight: float
+    """Share of the samples (any scale; only ratios count)."""
+
+
+@dataclass(frozen=True)
+class ParameterRule:
+    """One line of the parameter table: the first rule whose pattern matches a parameter's path decides."""
+
+    pattern: str
+    """Regular expression, matched against the whole path, e.g. `vision/blocks/.*`."""
+    learning_rate: float = 1.0
+    """Multiplier of the stage's learning rate."""
+    weight_decay: float = 0.0
+    layer_decay: float = 1.0
+    """Stacked layers only: layer i of L gets layer_decay ** (L - i) (BEiT's rule; the paper publishes only 0.95)."""
+    embedding_decay: int = 0
+    """For what lies before the layers: layer_decay ** embedding_decay (BEiT: number of layers + 1)."""
+    frozen: bool = False
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up to `peak`, then cosine decay that reaches `end` at the stage's last step."""
+
+    peak: float
+    end: float
+    warmup: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training: what is learned from which data, for how long."""
+
+    name: str
+    steps: int
+    mixture: tuple[Component, ...]
+    rows: int
+    """Packed rows of a global batch."""
+    sequence_length: int
+    images_per_row: int
+    """Image slots of a row (0: a stage of text alone)."""
+    resolution: int
+    """Side of the square that every image is resized to, in pixels."""
+    schedule: Schedule
+    parameters: tuple[ParameterRule, ...]
+    accumulation: int = 1
+    """Slices of a global batch whose gradients are summed before the update."""
+    pack_within_task: bool = True
+    """A row holds samples of one task only, as in the paper (section 3.2); False packs across tasks."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW, as in Table 8 of the Qwen-VL paper."""
+
+    b1: float = 0.9
+    b2: float = 0.98
+    eps: float = 1e-6
+    clip_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the mesh's axes; -1 takes the devices that remain."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclass(frozen=True)
+class PrecisionConfig:
+    """Types and rematerialisation of the training step."""
+
+    compute: str = "bfloat16"
+    """Type of activations and of matmul inputs; trained parameters keep float32 masters."""
+    remat: str = "nothing"
+    """What a layer keeps for the backward pass: a name of `qwenvl_jax.models.layers.REMAT_POLICIES`."""
+    loss_chunks: int = 8
+    """Slices of the vocabulary in which the loss is computed, so that no [B, S, vocabulary] array exists."""
+    unroll: int = 1
+    """Layers that one iteration of the scan over layers holds."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the data lies and how it is ordered."""
+
+    root: str = "data"
+    """Folder with the sources that mixtures name."""
+    tokenizer: str = "bytes"
+    """`bytes`, or a `qwen.tiktoken` file (or the folder that holds one)."""
+    seed: int = 0
+    window: int = 1024
+    """Samples that are packed together."""
+    workers: int = 0
+    """Loader processes; 0 reads in a thread of the training process. The order is the same for every number."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When checkpoints are written."""
+
+    every: int = 1000
+    """Steps between two checkpoints."""
+    keep: int = 3
+    """Newest checkpoints that stay on disk."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that a run is."""
+
+    name: str
+    model: QwenVLConfig
+    stages: tuple[Stage, ...]
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    seed: int = 0
+    initial: tuple[str, ...] = ()
+    """Checkpoints that the first stage starts from; () starts from random weights, where the recipe allows it."""
+    log_every: int = 10
+    """Steps between two lines of metrics."""
+
+
+def to_json(run: Run) -> str:
+    """The whole run as indented JSON."""
+    return json.dumps(dataclasses.asdict(run), indent=1, ensure_ascii=False)
+
+
+def from_json(text: str) -> Run:
+    """The inverse of `to_json`.
+
+    Raises:
+      ValueError: a field is missing or unknown (a file of another version); the sentence names it.
+    """
+    try:
+        run: Run = _read(Run, json.loads(text))
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"this is no configuration of a run of this version: {error}") from error
+    return run
+
+
+def _read(kind: Any, value: Any) -> Any:
+    """A JSON value as the annotated type: dataclasses, tuples of one type, and plain values."""
+    if dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return kind(**{name: _read(hints[name], item) for name, item in value.items()})  # type: ignore[operator]
+    if get_origin(kind) is tuple:
+        return tuple(_read(get_args(kind)[0], item) for item in value)
+    return value

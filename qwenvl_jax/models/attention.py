@@ -1,0 +1,74 @@
+"""The one attention function of all models.
+
+Shape legend: B rows, S query positions, T key positions, N heads, H head size.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+CAUSAL_BLOCK = 256
+"""Queries per block of causal self-attention; on two CPU cores the softmax, not the matmuls, is what blocks save."""
+
+
+def attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    query_segments: jax.Array | None = None,
+    key_segments: jax.Array | None = None,
+    causal: bool = False,
+    query_start: jax.Array | int = 0,
+) -> jax.Array:
+    """Scaled dot-product attention, [B, S, N, H] x [B, T, N, H] -> [B, S, N, H].
+
+    Softmax runs in float32 whatever the inputs' type (the PyTorch original stays in bf16).
+
+    Args:
+      query_segments: [B, S] int; a query sees the keys of its own segment only. None: everything.
+      key_segments: [B, T] int.
+      causal: query s stands at position query_start + s and sees the keys up to that position.
+      query_start: positions before the first query (the filled part of a KV cache).
+    """
+    block = CAUSAL_BLOCK
+    if causal and isinstance(query_start, int) and q.shape[1] == k.shape[1] > block and q.shape[1] % block == 0:
+        # A block of queries meets only the keys up to its end: (n + 1) / 2n of the scores for n blocks.
+        ends = range(block, q.shape[1] + 1, block)
+        parts = [
+            _dense(
+                q[:, end - block : end],
+                k[:, :end],
+                v[:, :end],
+                None if query_segments is None else query_segments[:, end - block : end],
+                None if key_segments is None else key_segments[:, :end],
+                end - block,
+            )
+            for end in ends
+        ]
+        mixed = jnp.concatenate(parts, axis=1)
+    else:
+        mixed = _dense(q, k, v, query_segments, key_segments, query_start if causal else None)
+    return checkpoint_name(mixed, "attention_output")
+
+
+def _dense(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    query_segments: jax.Array | None,
+    key_segments: jax.Array | None,
+    query_start: jax.Array | int | None,
+) -> jax.Array:
+    """All scores at once; `query_start` None means that no order is imposed."""
+    scores = jnp.einsum("bsnh,btnh->bnst", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    mask = None
+    if query_segments is not None and key_segments is not None:
+        mask = query_segments[:, :, None] == key_segments[:, None, :]
+    if query_start is not None:
+        order = jnp.arange(q.shape[1])[:, None] + query_start >= jnp.arange(k.shape[1])
+        mask = order[None] if mask is None else mask & order
+    if mask is not None:
+        scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return jnp.einsum("bnst,btnh->bsnh", weights, v)

@@ -1,0 +1,61 @@
+"""A model's parameters as a flat dictionary: path -> array.
+
+Optimizer tables, sharding rules, checkpoints and conversion all speak of parameters by path, e.g.
+`language/blocks/q/kernel`. This module is the only place that turns NNX state into paths and back.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from qwenvl_jax.config import PrecisionConfig, QwenVLConfig
+from qwenvl_jax.models.qwen_vl.model import QwenVL
+
+Parameters = dict[str, jax.Array]
+
+
+@dataclass(frozen=True, eq=False)  # compared by identity, so that it can be a static argument of jit
+class Architecture:
+    """A model without its numbers: what is needed to put parameters back into a module.
+
+    Attributes:
+      shapes: path -> ShapeDtypeStruct (float32).
+      axes: path -> logical axis names, one per dimension.
+    """
+
+    graphdef: Any
+    treedef: Any
+    shapes: dict[str, jax.ShapeDtypeStruct]
+    axes: dict[str, tuple[str, ...]]
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return sum(s.size for s in self.shapes.values())
+
+    def assemble(self, parameters: dict[str, Any]) -> Any:
+        """The module that holds these arrays (or tracers)."""
+        leaves = [parameters[path] for path in self.shapes]
+        return nnx.merge(self.graphdef, jax.tree.unflatten(self.treedef, leaves))
+
+
+def build(config: QwenVLConfig, precision: PrecisionConfig) -> Architecture:
+    """The architecture, from shapes alone: no parameter is allocated."""
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: QwenVL(config, precision, nnx.Rngs(0))))
+    flat = nnx.to_flat_state(state)
+    paths = ["/".join(str(key) for key in path) for path, _ in flat]
+    leaves, treedef = jax.tree.flatten(state)
+    if [leaf.shape for leaf in leaves] != [variable.shape for _, variable in flat]:
+        raise AssertionError("NNX flattens state in another order than jax.tree; paths cannot be trusted")
+    axes = {path: tuple(variable.axes) for path, (_, variable) in zip(paths, flat)}
+    return Architecture(graphdef, treedef, dict(zip(paths, leaves)), axes)
+
+
+def initialize(config: QwenVLConfig, precision: PrecisionConfig, seed: int) -> Parameters:
+    """Random float32 parameters, a pure function of the seed. Jit it with output shardings for large models."""
+    _, state = nnx.split(QwenVL(config, precision, nnx.Rngs(seed)))
+    flat = nnx.to_flat_state(state)
+    return {"/".join(str(key) for key in path): jnp.asarray(variable[...]) for path, variable in flat}

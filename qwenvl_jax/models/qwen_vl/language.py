@@ -1,0 +1,131 @@
+"""The language model of Qwen-VL: Qwen-7B (`modeling_qwen.py` of the original, spec section 3).
+
+Shape legend: B rows, S tokens, T cached positions, D width, N heads, H head size, F mlp width, V vocabulary, L layers.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from qwenvl_jax.config import LanguageConfig, PrecisionConfig
+from qwenvl_jax.models.attention import attention
+from qwenvl_jax.models.layers import (
+    Projection,
+    RMSNorm,
+    apply_rotary,
+    normal,
+    parameter,
+    rotary_angles,
+    scan_layers,
+)
+
+
+class Cache(NamedTuple):
+    """Keys and values of past positions, stacked over layers.
+
+    Attributes:
+      k: [L, B, T, N, H].
+      v: [L, B, T, N, H].
+      segment_ids: [B, T] int32, 0 where nothing is cached (or where padding was).
+      length: int32 scalar, positions written so far.
+    """
+
+    k: jax.Array
+    v: jax.Array
+    segment_ids: jax.Array
+    length: jax.Array
+
+
+class LanguageBlock(nnx.Module):
+    """All decoder blocks, stacked."""
+
+    def __init__(self, config: LanguageConfig, rngs: nnx.Rngs):
+        d, n, f, layers = config.width, config.heads, config.mlp_width, config.layers
+        h = d // n
+        inward = {"shape": (d, n, h), "axes": ("embed", "heads", "head"), "bias": (1, 2), "layers": layers}
+        residual = normal((2 * layers * d) ** -0.5)
+        self.norm_1 = RMSNorm(d, rngs, layers)
+        self.q = Projection("bsd,dnh->bsnh", rngs=rngs, **inward)
+        self.k = Projection("bsd,dnh->bsnh", rngs=rngs, **inward)
+        self.v = Projection("bsd,dnh->bsnh", rngs=rngs, **inward)
+        self.out = Projection(
+            "bsnh,nhd->bsd", (n, h, d), ("heads", "head", "embed"), rngs, layers=layers, init=residual
+        )
+        self.norm_2 = RMSNorm(d, rngs, layers)
+        self.up = Projection("bsd,df->bsf", (d, f), ("embed", "mlp"), rngs, layers=layers)
+        self.gate = Projection("bsd,df->bsf", (d, f), ("embed", "mlp"), rngs, layers=layers)
+        self.down = Projection("bsf,fd->bsd", (f, d), ("mlp", "embed"), rngs, layers=layers, init=normal((2 * layers * f) ** -0.5))
+
+    def __call__(
+        self,
+        x: jax.Array,
+        angles: tuple[jax.Array, jax.Array],
+        query_segments: jax.Array,
+        key_segments: jax.Array,
+        start: jax.Array | int,
+        cached: tuple[jax.Array, jax.Array] | None,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+        y = self.norm_1(x)
+        q, k, v = apply_rotary(self.q(y), angles), apply_rotary(self.k(y), angles), self.v(y)
+        if cached is not None:
+            k, v = (jax.lax.dynamic_update_slice_in_dim(c, t, start, 1) for c, t in zip(cached, (k, v)))
+            cached = (k, v)
+        x = x + self.out(
+            attention(
+                q, k, v,
+                query_segments=query_segments, key_segments=key_segments, causal=True, query_start=start,
+            )
+        )  # fmt: skip
+        y = self.norm_2(x)
+        x = x + self.down(self.up(y) * jax.nn.silu(self.gate(y)))
+        return x, cached
+
+
+def empty_cache(config: LanguageConfig, rows: int, length: int, dtype: str) -> Cache:
+    """A cache for `length` positions."""
+    shape = (config.layers, rows, length, config.heads, config.width // config.heads)
+    empty = jnp.zeros(shape, jnp.dtype(dtype))
+    return Cache(empty, empty, jnp.zeros((rows, length), jnp.int32), jnp.int32(0))
+
+
+class LanguageModel(nnx.Module):
+    """Embeddings to hidden states; `head` gives logits."""
+
+    def __init__(self, config: LanguageConfig, precision: PrecisionConfig, rngs: nnx.Rngs):
+        self.config, self.precision = config, precision
+        self.embedding = parameter(rngs, normal(0.5), (config.vocab_size, config.width), ("vocab", "embed"))
+        self.blocks = LanguageBlock(config, rngs)
+        self.norm = RMSNorm(config.width, rngs)
+        self.head = Projection("bsd,dv->bsv", (config.width, config.vocab_size), ("embed", "vocab"), rngs)
+
+    def embed(self, tokens: jax.Array) -> jax.Array:
+        """[B, S] ids -> [B, S, D] in the compute type."""
+        return self.embedding[...][tokens].astype(jnp.dtype(self.precision.compute))
+
+    def __call__(self, x: jax.Array, positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
+        """[B, S, D] embeddings -> [B, S, D] hidden states; positions and segment_ids are [B, S]."""
+        x, _ = self._layers(x, self._angles(positions), segment_ids, segment_ids, 0, None)
+        return self.norm(x)
+
+    def extend(
+        self, x: jax.Array, positions: jax.Array, segment_ids: jax.Array, cache: Cache
+    ) -> tuple[jax.Array, Cache]:
+        """The next S tokens of rows with a cache: x [B, S, D], positions and segment_ids [B, S].
+
+        The first call (the prompts, padded on the left with segment 0) fills an empty cache; later ones add a token.
+        """
+        seen = jax.lax.dynamic_update_slice_in_dim(cache.segment_ids, segment_ids, cache.length, 1)
+        x, (k, v) = self._layers(
+            x, self._angles(positions), segment_ids, seen, cache.length, (cache.k, cache.v)
+        )
+        return self.norm(x), Cache(k, v, seen, cache.length + x.shape[1])
+
+    def _angles(self, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return rotary_angles(positions, self.config.width // self.config.heads, self.config.rope_base)
+
+    def _layers(self, x: jax.Array, *shared_and_cache: Any) -> tuple[jax.Array, Any]:
+        *shared, cached = shared_and_cache
+        remat, unroll = self.precision.remat, self.precision.unroll
+        return scan_layers(self.blocks, x, *shared, remat=remat, unroll=unroll, per_layer=cached)

@@ -1,0 +1,92 @@
+"""The mesh of devices, and where every array lies on it.
+
+`RULES` is the one table from logical axes (named by the models) to mesh axes. An axis that does not divide, or a mesh
+axis that would be used twice in one array, raises one sentence.
+"""
+
+import math
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from qwenvl_jax.config import MeshConfig
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+"""Rows of a batch are split over both: fsdp is data parallelism whose parameters are sharded too."""
+
+RULES: Mapping[str, str | None] = {
+    # logical axis -> mesh axis
+    "embed": "fsdp",
+    "embed_out": None,
+    "heads": "tensor",
+    "head": None,
+    "mlp": "tensor",
+    "vocab": "tensor",
+    "vision": None,
+    "patch": None,
+    "position": None,
+    "layers": None,
+}
+
+
+def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+    """A mesh of all devices.
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [config.data, config.fsdp, config.tensor]
+    known = math.prod(size for size in sizes if size != -1)
+    if sizes.count(-1) > 1 or len(devices) % known or (-1 not in sizes and known != len(devices)):
+        described = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes))
+        raise ValueError(
+            f"mesh {described} does not cover {len(devices)} devices: sizes must multiply to it, with at most one -1"
+        )
+    sizes = [len(devices) // known if size == -1 else size for size in sizes]
+    return Mesh(np.asarray(devices).reshape(sizes), AXES)
+
+
+def parameter_spec(path: str, axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """Where one parameter lies.
+
+    Vectors (norm scales, biases of the width) stay replicated: their gather would cost more than their bytes.
+
+    Raises:
+      ValueError: an axis has no rule, does not divide, or two axes want the same mesh axis.
+    """
+    unknown = [axis for axis in axes if axis not in RULES]
+    if unknown:
+        raise ValueError(f"{path}: logical axis {unknown[0]!r} has no rule in qwenvl_jax.parallel.mesh.RULES")
+    matrix = sum(axis != "layers" for axis in axes) > 1
+    spec = [RULES[axis] if matrix else None for axis in axes]
+    used = [axis for axis in spec if axis is not None]
+    if len(set(used)) != len(used):
+        raise ValueError(f"{path}: axes {axes} put two dimensions on one mesh axis ({used}); change RULES")
+    for axis, name, size in zip(axes, spec, shape):
+        if name is not None and size % mesh.shape[name]:
+            fitting = [n for n in range(1, size + 1) if size % n == 0 and n <= mesh.size]
+            raise ValueError(
+                f"{path}: {axis}={size} does not divide over {name}={mesh.shape[name]}; sizes that work: {fitting}"
+            )
+    return PartitionSpec(*spec)
+
+
+def parameter_shardings(
+    axes: Mapping[str, tuple[str, ...]], shapes: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh
+) -> dict[str, NamedSharding]:
+    """path -> sharding for every parameter; errors of `parameter_spec`."""
+    return {p: NamedSharding(mesh, parameter_spec(p, axes[p], shapes[p].shape, mesh)) for p in shapes}
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows over data and fsdp, everything else whole."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same on every device."""
+    return NamedSharding(mesh, PartitionSpec())

@@ -1,0 +1,84 @@
+"""A training sample as parts of text and images, and its encoding into ids.
+
+Tasks and ChatML produce `Sample`s; packing needs only `EncodedSample` lengths; rows are made of
+`EncodedSample`s.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from qwenvl_jax.processing.tokenizer import MARKUP_TOKENS, Tokenizer
+
+
+@dataclass(frozen=True)
+class Text:
+    """Text that is tokenized by itself (tokens never merge over a part's border).
+
+    `supervised` text is learned. Special-token strings count as special tokens, except that in `typed` text
+    (what a user typed into a chat) only the markup does: `<|im_end|>` there is plain text.
+    """
+
+    text: str
+    supervised: bool = False
+    typed: bool = False
+
+
+@dataclass(frozen=True)
+class Image:
+    """The sample's image number `index` (position in `Sample.images`) stands here."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training sample: parts in order, and the encoded pictures (JPEG, PNG, ...) that they name."""
+
+    parts: tuple[Text | Image, ...]
+    images: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True)
+class EncodedSample:
+    """Ids of a sample. T tokens.
+
+    Attributes:
+      tokens: [T] int32; image positions hold the `<imgpad>` id.
+      supervised: [T] bool, whether the token at this position is learned (as a target).
+      vision_index: [T] int32, -1 for text, else image number * queries + query.
+      images: the encoded pictures, in order.
+    """
+
+    tokens: np.ndarray
+    supervised: np.ndarray
+    vision_index: np.ndarray
+    images: tuple[bytes, ...]
+
+
+def encode_sample(sample: Sample, tokenizer: Tokenizer, queries: int) -> EncodedSample:
+    """Encodes a sample; an image becomes `<img>`, `queries` vision positions, `</img>`.
+
+    As in `QWenModel.forward` of the original, start and end tags keep their learned embeddings and the
+    positions between are replaced.
+    """
+    tokens: list[int] = []
+    supervised: list[bool] = []
+    vision: list[int] = []
+    for part in sample.parts:
+        if isinstance(part, Image):
+            ids = [tokenizer.image_start_id, *[tokenizer.image_pad_id] * queries, tokenizer.image_end_id]
+            vision += [-1, *range(part.index * queries, (part.index + 1) * queries), -1]
+            learned = False
+        else:
+            ids = tokenizer.encode(part.text, MARKUP_TOKENS if part.typed else "all")
+            vision += [-1] * len(ids)
+            learned = part.supervised
+        tokens += ids
+        supervised += [learned] * len(ids)
+    return EncodedSample(
+        np.asarray(tokens, np.int32),
+        np.asarray(supervised, bool),
+        np.asarray(vision, np.int32),
+        sample.images,
+    )

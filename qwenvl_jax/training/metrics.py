@@ -1,0 +1,122 @@
+"""What a run writes down: `metrics.jsonl`, TensorBoard files and the line that a person sees."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+
+class Recorder:
+    """Writes one line of metrics every so many steps, for one stage. Only process 0 should own one.
+
+    Lines of steps that will be computed again after a restart are removed at the start, so that a resumed run's file
+    reads like that of a run never stopped.
+    """
+
+    def __init__(self, workdir: Path, stage: str, start: int, steps: int, tasks: tuple[str, ...]):
+        self.stage, self.steps, self.tasks = stage, steps, tasks
+        self._file = workdir / "metrics.jsonl"
+        kept = [line for line in read_metrics(self._file) if line["stage"] != stage or line["step"] <= start]
+        self._file.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self._stream = self._file.open("a", buffering=1)
+        self._board = SummaryWriter(str(workdir / "tensorboard" / stage), purge_step=start)
+        self._console = Console()
+        columns = (
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}  {task.fields[figures]}  left"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+        )
+        self._progress = Progress(*columns, console=self._console, refresh_per_second=2, speed_estimate_period=120)
+        self._bar: TaskID = self._progress.add_task(stage, total=steps, completed=start, figures="compiling")
+        if self._console.is_terminal:
+            self._progress.start()
+        self._printed = time.monotonic()
+
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
+        """Records the figures of a step; numbers that are not finite are written as null."""
+        clean = {k: (float(v) if math.isfinite(v) else None) for k, v in figures.items()}
+        self._stream.write(json.dumps({"stage": self.stage, "step": step, "time": time.time(), **clean}) + "\n")
+        for name, value in figures.items():
+            self._board.add_scalar(name, value, step)
+
+    def show(self, step: int, loss: float, samples_per_second: float) -> None:
+        """Moves the progress bar; without a terminal, prints a line every ten seconds."""
+        figures = f"loss {loss:.3f}  {samples_per_second:.1f} samples/s"
+        self._progress.update(self._bar, completed=step, figures=figures)
+        if not self._console.is_terminal and (step == self.steps or time.monotonic() - self._printed > 10):
+            self._printed = time.monotonic()
+            left = self._progress.tasks[0].time_remaining
+            ends = "" if left is None else f"  left {left / 60:.1f} min"
+            print(f"{self.stage}  step {step}/{self.steps}  {figures}{ends}", flush=True)
+
+    def close(self) -> None:
+        self._progress.stop()
+        self._stream.close()
+        self._board.close()
+
+
+def read_metrics(file: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file; a last line that was cut by a kill is dropped. A missing file has none."""
+    if not file.exists():
+        return []
+    lines = []
+    for text in file.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+class Meter:
+    """Sums what happened between two lines of metrics."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.started = time.perf_counter()
+        self.wait = 0.0
+        self.steps = 0
+        self.samples = 0
+        self.used = 0
+        self.positions = 0
+        self.device: list[Mapping[str, Any]] = []
+
+    def add(self, wait: float, segment_ids: np.ndarray, metrics: Mapping[str, Any]) -> None:
+        """One step: seconds waited for its batch, its [B, S] segments on the host, its metrics on the device."""
+        self.wait += wait
+        self.steps += 1
+        self.samples += int(segment_ids.max(axis=1).sum())
+        self.used += int((segment_ids > 0).sum())
+        self.positions += segment_ids.size
+        self.device.append(metrics)
+
+    def figures(self, tasks: tuple[str, ...]) -> dict[str, float]:
+        """The means since the last reset; waits for the device."""
+        host = [{k: np.asarray(v) for k, v in m.items()} for m in self.device]
+        seconds = time.perf_counter() - self.started
+        sums = sum(m["task_loss_sums"] for m in host)
+        tokens = sum(m["task_tokens"] for m in host)
+        by_task: dict[str, list[float]] = {}
+        for task, loss, count in zip(tasks, sums, tokens):
+            old = by_task.setdefault(task, [0.0, 0.0])
+            by_task[task] = [old[0] + float(loss), old[1] + float(count)]
+        return {
+            "loss": float(np.mean([m["loss"] for m in host])),
+            **{f"loss/{task}": loss / count for task, (loss, count) in by_task.items() if count},
+            "grad_norm": float(np.mean([m["grad_norm"] for m in host])),
+            "tokens_per_second": self.used / seconds,
+            "samples_per_second": self.samples / seconds,
+            "padding": 1 - self.used / self.positions,
+            "data_wait": self.wait / seconds,
+            "step_seconds": seconds / self.steps,
+        }

@@ -1,0 +1,119 @@
+"""The loader: batch t is a function of (data, seed, t), whatever process, worker or restart makes it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from small_data import make_run
+
+from data_pipelines.loader import describe, open_loader
+
+
+def load(run, **arguments):
+    with open_loader(run, run.stages[0], **arguments) as loader:
+        return list(loader)
+
+
+def same(batches, others):
+    return len(batches) == len(others) and all(
+        info == other_info and all(np.array_equal(a, b) for a, b in zip(batch, other))
+        for (batch, info), (other, other_info) in zip(batches, others)
+    )
+
+
+def with_workers(run, workers):
+    return replace(run, data=replace(run.data, workers=workers))
+
+
+def test_batches_have_the_promised_shapes(data_root):
+    """Static shapes and types of every batch; as many batches as the stage has steps."""
+    batches = load(make_run(str(data_root)))
+    assert len(batches) == 6
+    for batch, info in batches:
+        assert {field.shape for field in batch[:-1]} == {(4, 160)}
+        assert (batch.images.shape, batch.images.dtype) == ((4, 3, 8, 8, 3), np.uint8)
+        assert batch.loss_weights.dtype == np.float32
+        assert info.tokens == (batch.segment_ids > 0).sum()
+        assert info.token_efficiency == info.tokens / (4 * 160)
+        assert info.samples == batch.segment_ids.max(1).sum()
+
+
+@pytest.mark.parametrize("step", [1, 4, 6])
+def test_restart_continues_exactly(data_root, step):
+    """A loader opened at step t gives the batches that the first one gave from t on."""
+    run = make_run(str(data_root))
+    assert same(load(run, start_step=step), load(run)[step:])
+
+
+def test_workers_change_nothing(data_root):
+    """0, 1 and 2 worker processes give the same batches, also after a restart."""
+    run = make_run(str(data_root))
+    expected = load(run)
+    assert same(load(with_workers(run, 1)), expected)
+    assert same(load(with_workers(run, 2), start_step=2), expected[2:])
+
+
+def test_processes_share_the_rows(data_root):
+    """The blocks of 2 or 4 processes in order are the batch of one; their fingerprints add up to its."""
+    run = make_run(str(data_root))
+    whole = load(run)
+    for count in (2, 4):
+        parts = [load(run, process_index=p, process_count=count) for p in range(count)]
+        for step, (batch, info) in enumerate(whole):
+            for number, field in enumerate(batch):
+                blocks = [part[step][0][number] for part in parts]
+                assert np.array_equal(np.concatenate(blocks), field)
+            fingerprints = [int(part[step][1].fingerprint, 16) for part in parts]
+            assert sum(fingerprints) % 2**64 == int(info.fingerprint, 16)
+    with pytest.raises(ValueError, match="4 rows cannot be shared by 3 processes"):
+        load(run, process_count=3)
+
+
+def test_step_and_fingerprint_are_the_state(data_root):
+    """`step` counts batches given out, not those read ahead; the fingerprint follows the order."""
+    run = make_run(str(data_root))
+    with open_loader(run, run.stages[0]) as loader:
+        next(loader)
+        next(loader)
+        assert loader.step == 2
+        first = loader.fingerprint
+    fingerprints = {first}
+    for changed in (
+        replace(run, data=replace(run.data, seed=1)),
+        replace(run, data=replace(run.data, window=16)),
+        make_run(str(data_root), sequence_length=170),
+        make_run(str(data_root), pack_within_task=False),
+    ):
+        with open_loader(changed, changed.stages[0]) as loader:
+            fingerprints.add(loader.fingerprint)
+    assert len(fingerprints) == 5
+
+
+def test_seed_changes_the_order(data_root):
+    """Another seed, other batches."""
+    run = make_run(str(data_root))
+    other = replace(run, data=replace(run.data, seed=1))
+    assert load(run)[0][1].fingerprint != load(other)[0][1].fingerprint
+
+
+def test_text_alone_needs_no_image_slot(data_root):
+    """A stage with images_per_row = 0 has batches without pixels."""
+    run = make_run(str(data_root))
+    run = make_run(str(data_root), mixture=run.stages[0].mixture[2:], images_per_row=0)
+    batch, info = load(run)[0]
+    assert batch.images.shape == (4, 0, 8, 8, 3)
+    assert (info.image_efficiency, info.samples > 0) == (0, True)
+
+
+def test_description_tells_what_will_be_read(data_root):
+    """Records, usable samples, share, mean lengths, what is left out, and the plan's efficiency."""
+    run = make_run(str(data_root))
+    with open_loader(run, run.stages[0]) as loader:
+        description = describe(loader)
+        caption, vqa, text = description.components
+        assert (caption.records, caption.samples, caption.share) == (40, 40, 0.5)
+        assert (vqa.samples, vqa.left_out) == (26, {"the task does not apply": 14})
+        assert (caption.images, text.images) == (1, 0)
+        assert caption.tokens == loader.components[0].tokens.mean()
+        assert 0.5 < description.efficiency.tokens <= 1
+        assert description.samples_per_row > 1

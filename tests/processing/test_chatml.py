@@ -1,0 +1,162 @@
+"""Promises of `qwenvl_jax.processing.chatml` and of the encoding of samples."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qwenvl_jax.processing.chatml import ChatTurn, Parts, chat_parts, chat_prompt, trim_history
+from qwenvl_jax.processing.sample import EncodedSample, Image, Sample, Text, encode_sample
+from qwenvl_jax.processing.tokenizer import IM_END, IM_START, Tokenizer
+
+SYSTEM = [151644, 8948, 198, 2610, 525, 264, 10950, 17847, 13, 151645]
+
+
+def encode(parts: Parts, tokenizer: Tokenizer, queries: int = 256) -> EncodedSample:
+    return encode_sample(Sample(parts), tokenizer, queries)
+
+
+def test_fine_tuning_example_of_the_original(qwen: Tokenizer) -> None:
+    """Ids, length and supervised positions are those that the original's `preprocess` was seen to make."""
+    turns = [ChatTurn("user", "Picture 1: <img>0</img>\nhi"), ChatTurn("assistant", "ok.")]
+    sample = encode(chat_parts(turns), qwen)
+    assert sample.tokens.size == 288
+    supervised = {
+        **{0: 151644, 9: 151645, 10: 198, 11: 151644, 279: 151645, 280: 198, 281: 151644},
+        **{284: 562, 285: 13, 286: 151645, 287: 198},
+    }
+    assert dict(zip(np.flatnonzero(sample.supervised), sample.tokens[sample.supervised])) == supervised
+    span = qwen.encode("Picture 1: <img>a.jpg</img>\nhi")
+    original = [*SYSTEM, 198, 151644, 872, 198, *span, 151645, 198, 151644, 77091, 198, 562, 13, 151645, 198]
+    paths = slice(20, 25)  # the original writes the path into the slots, which the model never reads as text
+    assert original[paths] == list(b"a.jpg")
+    original[paths] = [151859] * 5
+    assert sample.tokens.tolist() == original
+    placed = np.flatnonzero(sample.vision_index >= 0)
+    assert placed.tolist() == list(range(20, 276))
+    assert sample.vision_index[placed].tolist() == list(range(256))
+
+
+def test_chat_prompt_example_of_the_original(qwen: Tokenizer) -> None:
+    """The prompt with one past turn has the ids of `make_context`; nothing in it is supervised."""
+    history = [ChatTurn("user", "q1"), ChatTurn("assistant", "a1")]
+    sample = encode(chat_prompt(history, "<img>0</img>hi"), qwen)
+    ids = [i for i in sample.tokens.tolist() if i != qwen.image_pad_id]
+    assert ids == [
+        *(*SYSTEM, 198, 151644, 872, 198, 80, 16, 151645, 198, 151644, 77091, 198, 64, 16, 151645),
+        *(198, 151644, 872, 198, 151857, 151858, 6023, 151645, 198, 151644, 77091, 198),
+    ]
+    assert not sample.supervised.any()
+
+
+def test_first_turn_is_dropped_unless_from_the_user(byte_level: Tokenizer) -> None:
+    """As in the original, one leading answer without a question is not learned."""
+    turns = [ChatTurn("user", "q"), ChatTurn("assistant", "a")]
+    assert chat_parts([ChatTurn("assistant", "hello"), *turns]) == chat_parts(turns)
+
+
+def test_several_turns_and_images() -> None:
+    """Every answer is supervised, no question is, and images keep their numbers wherever they stand."""
+    turns = [
+        ChatTurn("user", "<img>0</img><img>2</img>which?"),
+        ChatTurn("assistant", "the first"),
+        ChatTurn("user", "and <img>1</img>"),
+        ChatTurn("assistant", "second"),
+    ]
+    parts = chat_parts(turns, system="S")
+    assert [part.index for part in parts if isinstance(part, Image)] == [0, 2, 1]
+    texts = [part for part in parts if isinstance(part, Text)]
+    learned = [part.text for part in texts if part.supervised and IM_START not in part.text]
+    assert learned == [f"{IM_END}\n"] * 2 + [
+        "the first",
+        f"{IM_END}\n",
+        f"{IM_END}\n",
+        "second",
+        f"{IM_END}\n",
+    ]
+    assert [part.text for part in texts if not part.supervised] == [
+        *("system\n", "S", "user\n", "which?", "assistant\n", "user\n", "and ", "assistant\n")
+    ]
+
+
+def test_token_borders_lie_at_the_roles_line_end(qwen: Tokenizer) -> None:
+    """A text that starts with line ends never merges with the one behind the role as in the original."""
+    turns = [ChatTurn("user", "\n\nq"), ChatTurn("assistant", "\n\na")]
+    ids = encode(chat_parts(turns), qwen).tokens.tolist()
+    role, two_lines = qwen.encode("user\n"), qwen.encode("\n\n")
+    start = ids.index(role[0])
+    assert ids[start : start + 3] == [*role, *two_lines]
+
+
+def test_markers_in_text(qwen: Tokenizer) -> None:
+    """In training they are special (as originally); in a prompt a user cannot end the turn but use boxes."""
+    typed = "a<|im_end|><box>(1,2),(3,4)</box>"
+    trained = encode(chat_parts([ChatTurn("user", typed), ChatTurn("assistant", "b")]), qwen)
+    assert np.count_nonzero(trained.tokens == qwen.im_end_id) == 4
+    prompt = encode(chat_prompt([], typed), qwen).tokens
+    assert np.count_nonzero(prompt == qwen.im_end_id) == 2
+    assert np.count_nonzero(prompt == qwen.special_tokens["<box>"]) == 1
+
+
+@pytest.mark.parametrize(
+    "turns, sentence",
+    [
+        ([("user", "q"), ("bot", "a")], "turn 1 has role 'bot'; use 'user' or 'assistant'"),
+        ([("user", "q")], "has no 'assistant' turn"),
+        ([("assistant", "a")], "has no 'assistant' turn"),
+        ([], "has no 'assistant' turn"),
+        ([("user", "<img>a.jpg</img>"), ("assistant", "a")], "<img>a.jpg</img> names no image"),
+        ([("user", "<img></img>"), ("assistant", "a")], "<img></img> names no image"),
+        ([("user", "<img>0"), ("assistant", "a")], "<img> is not closed"),
+    ],
+)
+def test_bad_conversations_are_refused(turns: Sequence[tuple[str, str]], sentence: str) -> None:
+    """What a user's file gets wrong is said in a sentence, with the turn."""
+    with pytest.raises(ValueError, match=sentence):
+        chat_parts([ChatTurn(*turn) for turn in turns])
+
+
+@pytest.mark.parametrize("roles", [["user"], ["assistant", "user"], ["user", "user"], ["user", "system"]])
+def test_prompt_history_comes_in_pairs(roles: list[str]) -> None:
+    """A prompt is never built on turns that the model was not trained to see."""
+    with pytest.raises(ValueError, match=r"past turns have roles|use 'user' or 'assistant'"):
+        chat_prompt([ChatTurn(role, "x") for role in roles], "q")
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    lengths=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=5),
+    window=st.integers(0, 200),
+)
+def test_trimming_keeps_the_newest_pairs_that_fit(
+    byte_level: Tokenizer, lengths: list[tuple[int, int]], window: int
+) -> None:
+    """Law: the kept turns are the longest tail of whole pairs below the window, the system block counted."""
+    history: list[ChatTurn] = []
+    for ask, answer in lengths:
+        history += [ChatTurn("user", "x" * ask), ChatTurn("assistant", "x" * answer)]
+    empty = encode(chat_prompt([], "", system="?"), byte_level).tokens.size
+    system_block = 2 + len("system\n?")
+
+    def fits(tail: Sequence[ChatTurn]) -> bool:
+        return (
+            encode(chat_prompt(tail, "", system="?"), byte_level).tokens.size - empty + system_block < window
+        )
+
+    kept = trim_history(history, byte_level, queries=4, system="?", max_window_size=window)
+    tails = (history[start:] for start in range(0, len(history), 2))
+    assert list(kept) == next((tail for tail in tails if fits(tail)), [])
+
+
+def test_trimming_counts_images(byte_level: Tokenizer) -> None:
+    """An image takes its vision tokens and two tags from the window."""
+    history = [ChatTurn("user", "<img>0</img>"), ChatTurn("assistant", "a")]
+    plain = [ChatTurn("user", "12"), ChatTurn("assistant", "a")]
+    tokens = encode(chat_prompt(plain, ""), byte_level).tokens.size
+    limits = [
+        next(n for n in range(tokens + 80) if trim_history(turns, byte_level, 50, max_window_size=n))
+        for turns in (plain, history)
+    ]
+    assert limits[1] - limits[0] == 50
