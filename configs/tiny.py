@@ -23,21 +23,22 @@ from qwenvl_jax.config import (
 )
 
 MODEL = QwenVLConfig(
-    vision=VisionConfig(width=192, layers=4, heads=2, mlp_width=384, patch=8, position_grid=6, activation="relu2"),
+    vision=VisionConfig(width=128, layers=4, heads=2, mlp_width=512, patch=8, position_grid=6, activation="relu2"),
     adapter=AdapterConfig(query_grid=6, heads=2, initial_sharpness=16.0),
-    language=LanguageConfig(vocab_size=480, width=192, layers=4, heads=2, mlp_width=384),
+    language=LanguageConfig(vocab_size=480, width=128, layers=4, heads=2, mlp_width=384),
 )
 
-PICTURES = (
+# Weights are shares of samples. A VQA sample holds all questions on its picture and is four times as long as the others.
+MULTITASK_MIXTURE = (
+    Component("vqa", "scenes", 4),
     Component("caption", "scenes", 3),
-    Component("caption_zh", "scenes", 0.5),
-    Component("vqa", "scenes", 6),
-    Component("ocr_vqa", "documents", 2),
-    Component("caption_with_grounding", "scenes", 1),
-    Component("referring_grounding", "scenes", 3),
-    Component("grounded_captioning", "scenes", 1),
+    Component("caption_zh", "scenes", 0.4),
+    Component("caption_with_grounding", "scenes", 1.5),
+    Component("referring_grounding", "scenes", 4),
+    Component("grounded_captioning", "scenes", 0.7),
+    Component("ocr_vqa", "documents", 6),
     Component("ocr", "documents", 4),
-    Component("text", "texts", 0.5),
+    Component("text", "texts", 0.4),
 )
 
 FROZEN = (ParameterRule(r"(vision|adapter)/.*", frozen=True),)
@@ -50,28 +51,29 @@ def tiny() -> Run:
         model=MODEL,
         stages=(
             Stage(
-                name="language", steps=300, mixture=(Component("text", "texts", 1),), rows=2, sequence_length=768,
-                images_per_row=0, resolution=48, schedule=Schedule(peak=2e-3, end=2e-4, warmup=20),
+                name="language", steps=350, mixture=(Component("text", "texts", 1),), rows=2, sequence_length=768,
+                images_per_row=0, resolution=48, schedule=Schedule(peak=2e-3, end=5e-4, warmup=20),
                 parameters=FROZEN + language_rules(0.05), pack_within_task=False,
             ),
             Stage(
-                name="pretrain", steps=200, mixture=(Component("caption", "scenes", 1),), rows=2, sequence_length=768,
-                images_per_row=8, resolution=48, schedule=Schedule(peak=2e-3, end=2e-4, warmup=30),
+                name="pretrain", steps=250, mixture=(Component("caption", "scenes", 1),), rows=1, sequence_length=768,
+                images_per_row=8, resolution=48, schedule=Schedule(peak=2e-3, end=5e-4, warmup=20),
                 parameters=tables["pretrain"], pack_within_task=False,
             ),
             Stage(
-                name="multitask", steps=3000, mixture=PICTURES, rows=2, sequence_length=768, images_per_row=4,
-                resolution=96, schedule=Schedule(peak=1.5e-3, end=1e-4, warmup=50), parameters=tables["multitask"],
+                name="multitask", steps=3600, mixture=MULTITASK_MIXTURE, rows=1, sequence_length=768, images_per_row=6,
+                resolution=96, schedule=Schedule(peak=2e-3, end=5e-5, warmup=30), parameters=tables["multitask"],
                 pack_within_task=False,
             ),
             Stage(
-                name="sft", steps=400, mixture=(Component("chat", "chats", 1),), rows=2, sequence_length=768,
-                images_per_row=4, resolution=96, schedule=Schedule(peak=5e-4, end=5e-5, warmup=30),
+                name="sft", steps=600, mixture=(Component("chat", "chats", 1),), rows=1, sequence_length=768,
+                images_per_row=4, resolution=96, schedule=Schedule(peak=6e-4, end=3e-5, warmup=30),
                 parameters=tables["sft"], pack_within_task=False,
             ),
         ),
         data=DataConfig(root="data/tiny", tokenizer="bytes"),
         mesh=MeshConfig(),
         precision=PrecisionConfig(compute="float32", remat="everything", loss_chunks=1, unroll=4),
-        checkpoint=CheckpointConfig(every=250, keep=2),
+        checkpoint=CheckpointConfig(every=300, keep=2),
+        log_every=20,
     )  # fmt: skip

@@ -47,9 +47,7 @@ class Samples:
     problems: tuple[Problem, ...]
 
 
-def open_components(
-    stage: Stage, data: DataConfig, tokenizer: Tokenizer, queries: int
-) -> tuple[Samples, ...]:
+def open_components(stage: Stage, data: DataConfig, tokenizer: Tokenizer, queries: int) -> tuple[Samples, ...]:
     """Opens every component of a stage. `queries` is the number of vision tokens of an image.
 
     Raises:
@@ -60,9 +58,7 @@ def open_components(
     tasks: dict[str, list[str]] = {}
     for component in stage.mixture:
         if component.task not in TASKS:
-            raise ValueError(
-                f"stage {stage.name}: there is no task {component.task!r}; tasks are {', '.join(TASKS)}"
-            )
+            raise ValueError(f"stage {stage.name}: there is no task {component.task!r}; tasks are {', '.join(TASKS)}")
         tasks.setdefault(component.source, []).append(component.task)
     sources = {name: open_source(data.root, name) for name in tasks}
     lengths = {name: measure(sources[name], tasks[name], tokenizer, queries) for name in tasks}

@@ -32,9 +32,7 @@ def split_sample(sample: Sample) -> tuple[Sample, str]:
     return Sample(tuple(prompt), sample.images), answer
 
 
-def _example(
-    record: Record, benchmark: str, sample: Sample | None, question: str, **fields
-) -> Iterator[Example]:
+def _example(record: Record, benchmark: str, sample: Sample | None, question: str, **fields) -> Iterator[Example]:
     if sample is not None:
         prompt, answer = split_sample(sample)
         yield Example(record.key, benchmark, prompt, question, answer, **fields)
@@ -83,9 +81,7 @@ def _ocr(record: Record) -> Iterator[Example]:
 _PICTURE_LINE = re.compile(f".*{re.escape(IMAGE_START)}.*\n")
 
 
-def _chat_example(
-    record: Record, benchmark: str, history: Sequence[ChatTurn], query: str, answer: str
-) -> Example:
+def _chat_example(record: Record, benchmark: str, history: Sequence[ChatTurn], query: str, answer: str) -> Example:
     images = tuple(image.data for image in record.images)
     prompt = Sample(chat_prompt(history, query), images)
     return Example(record.key, benchmark, prompt, _PICTURE_LINE.sub("", query), answer)
@@ -170,8 +166,6 @@ def held_out_examples(
         source = sources[asked.source]
         found = choose((source[i] for i in range(len(source))), asked, number)
         if number and not found:
-            raise ValueError(
-                f"{source.name}: none of {len(source)} records can be asked for benchmark {name}"
-            )
+            raise ValueError(f"{source.name}: none of {len(source)} records can be asked for benchmark {name}")
         examples += found
     return tuple(examples)

@@ -44,9 +44,7 @@ class Lengths:
     problems: tuple[Problem, ...]
 
 
-def measure(
-    source: RecordSource, tasks: Iterable[str], tokenizer: Tokenizer, queries: int
-) -> dict[str, Lengths]:
+def measure(source: RecordSource, tasks: Iterable[str], tokenizer: Tokenizer, queries: int) -> dict[str, Lengths]:
     """The lengths of a source's samples for each task, read from their files where those exist.
 
     Where the files cannot be written, a warning says so and the lengths stay in memory.
@@ -78,9 +76,7 @@ def measure(
     return found
 
 
-def _measure_all(
-    source: RecordSource, tasks: list[str], tokenizer: Tokenizer, queries: int
-) -> dict[str, Lengths]:
+def _measure_all(source: RecordSource, tasks: list[str], tokenizer: Tokenizer, queries: int) -> dict[str, Lengths]:
     columns = {task: np.zeros((3, len(source)), np.int32) for task in tasks}
     problems: dict[str, list[Problem]] = {task: [] for task in tasks}
     for index in range(len(source)):

@@ -145,9 +145,7 @@ def open_loader(
       ValueError: the rows cannot be shared equally, or the data cannot be used (see `open_components`).
     """
     if stage.rows % process_count:
-        raise ValueError(
-            f"stage {stage.name}: {stage.rows} rows cannot be shared by {process_count} processes"
-        )
+        raise ValueError(f"stage {stage.name}: {stage.rows} rows cannot be shared by {process_count} processes")
     tokenizer = load_tokenizer(run.data.tokenizer)
     queries = run.model.adapter.queries
     components = open_components(stage, run.data, tokenizer, queries)
@@ -171,9 +169,7 @@ def open_loader(
     )
     # Planned here once: worker processes get the plan with the windows before the first row already counted.
     plan.row(start_step * stage.rows)
-    maker = RowMaker(
-        components, tokenizer, queries, stage.sequence_length, stage.images_per_row, stage.resolution
-    )
+    maker = RowMaker(components, tokenizer, queries, stage.sequence_length, stage.images_per_row, stage.resolution)
     batches = StepBatches(maker, plan, stage, process_index, process_count)
     fingerprint = _fingerprint(run, stage, components, tokenizer)
     return StageLoader(batches, components, plan, fingerprint, start_step, run.data.workers)

@@ -51,15 +51,11 @@ def pack(tokens: np.ndarray, images: np.ndarray, max_tokens: int, max_images: in
     Returns:
       For each row the positions of its samples, ascending.
     """
-    plans = (
-        method(tokens, images, max_tokens, max_images) for method in (best_fit_decreasing, fill_row_by_row)
-    )
+    plans = (method(tokens, images, max_tokens, max_images) for method in (best_fit_decreasing, fill_row_by_row))
     return [sorted(row) for row in min(plans, key=len)]
 
 
-def best_fit_decreasing(
-    tokens: np.ndarray, images: np.ndarray, max_tokens: int, max_images: int
-) -> list[list[int]]:
+def best_fit_decreasing(tokens: np.ndarray, images: np.ndarray, max_tokens: int, max_images: int) -> list[list[int]]:
     """The larger share of the two budgets decides the order, the smaller rest the row. See `pack`."""
     image_scale = max(1, max_images)
     size = np.maximum(tokens / max_tokens, images / image_scale)
@@ -87,9 +83,7 @@ def best_fit_decreasing(
     return rows
 
 
-def fill_row_by_row(
-    tokens: np.ndarray, images: np.ndarray, max_tokens: int, max_images: int
-) -> list[list[int]]:
+def fill_row_by_row(tokens: np.ndarray, images: np.ndarray, max_tokens: int, max_images: int) -> list[list[int]]:
     """Starts each row with the largest sample left, then aims at samples that together fill it. See `pack`.
 
     If k samples of the smallest kind still fit, the next one should be the largest of at most a k-th of the

@@ -67,9 +67,7 @@ class RowMaker:
         batch = empty_batch(
             len(rows), self.sequence_length, self.images_per_row, self.resolution, self.tokenizer.eod_id
         )
-        return batch, [
-            self._write_row(Batch(*(field[b] for field in batch)), row) for b, row in enumerate(rows)
-        ]
+        return batch, [self._write_row(Batch(*(field[b] for field in batch)), row) for b, row in enumerate(rows)]
 
     def _write_row(self, row: Batch, items: Sequence[Item]) -> RowInfo:
         """Writes the samples behind each other into the views of one row."""

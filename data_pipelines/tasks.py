@@ -100,10 +100,7 @@ def ocr(record: Record) -> Sample | None:
     if len(record.images) != 1 or not record.lines:
         return None
     image = record.images[0]
-    lines = (
-        f" {format_ref(line.text)} {format_quad(line.quad, image.width, image.height)}"
-        for line in record.lines
-    )
+    lines = (f" {format_ref(line.text)} {format_quad(line.quad, image.width, image.height)}" for line in record.lines)
     return picture_sample(image, [(OCR_PROMPT, "".join(lines))])
 
 

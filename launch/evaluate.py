@@ -48,9 +48,7 @@ def scores_of(answerer: Answerer, folder: Path) -> dict:
     return shown
 
 
-def evaluate_stage(
-    run: Run, stage: Stage, architecture: Architecture, parameters: Parameters, workdir: Path
-) -> None:
+def evaluate_stage(run: Run, stage: Stage, architecture: Architecture, parameters: Parameters, workdir: Path) -> None:
     """Evaluates a stage's last parameters once; the result stays in the workdir."""
     file = workdir / "evaluation" / f"{stage.name}.json"
     folder = held_out_folder(run)
@@ -79,8 +77,6 @@ def main(arguments: list[str]) -> None:
     answerer = load(options.checkpoint)
     folder = options.data / "held_out" if options.data else held_out_folder(answerer.run)
     if folder is None or not folder.is_dir():
-        raise FileNotFoundError(
-            f"no held-out data in {folder or answerer.run.data.root}: name its folder with --data"
-        )
+        raise FileNotFoundError(f"no held-out data in {folder or answerer.run.data.root}: name its folder with --data")
     evaluation = scores_of(answerer, folder)
     print(json.dumps(evaluation["scores"], indent=1))

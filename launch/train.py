@@ -1,12 +1,10 @@
 """`qwenvl train RECIPE`: trains a recipe's stages, and evaluates after each where held-out data lies beside the data."""
 
 import dataclasses
-import json
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import tyro
@@ -16,10 +14,10 @@ from data_pipelines.loader import StageLoader, describe, open_loader
 from launch.evaluate import evaluate_stage, held_out_folder, report
 from qwenvl_jax.config import Component, Run, Stage, from_json, to_json
 from qwenvl_jax.inference.loading import locate
-from qwenvl_jax.models.parameters import Architecture, Parameters, build, initialize
+from qwenvl_jax.models.parameters import Parameters, build, initialize
 from qwenvl_jax.parallel.mesh import make_mesh
 from qwenvl_jax.training.checkpoints import load_parameters
-from qwenvl_jax.training.loop import train_stage
+from qwenvl_jax.training.loop import Batches, train_stage
 
 
 @dataclass(frozen=True)
@@ -52,8 +50,8 @@ def train(arguments: list[str]) -> None:
     print(f"{run.name}: {architecture.size:,} parameters on {jax.device_count()} x {jax.devices()[0].device_kind}")
     parameters = starting_point(run, stages[0], options.start, workdir)
     for stage in stages:
-        open_batches = lambda start, stage=stage: opened(run, stage, start)  # noqa: E731
-        parameters = train_stage(run, stage, architecture, parameters, open_batches, mesh, workdir)
+        batches = partial(opened, run, stage)
+        parameters = train_stage(run, stage, architecture, parameters, batches, mesh, workdir)
         if stage.images_per_row and held_out_folder(run):
             evaluate_stage(run, stage, architecture, parameters, workdir)
     print(f"report: {report(run, workdir)}")
@@ -137,7 +135,7 @@ def before(workdir: Path, stages: list[str]) -> tuple[Path, str, int] | None:
         return None
 
 
-def opened(run: Run, stage: Stage, start: int) -> Iterator[tuple[Any, Any]]:
+def opened(run: Run, stage: Stage, start: int) -> Batches:
     """The stage's batches, after saying what they are made of."""
     loader = open_loader(run, stage, start, jax.process_index(), jax.process_count())
     if start == 0:

@@ -212,17 +212,20 @@ def from_json(text: str) -> Run:
       ValueError: a field is missing or unknown (a file of another version); the sentence names it.
     """
     try:
-        run: Run = _read(Run, json.loads(text))
-    except (TypeError, KeyError) as error:
+        run: Run = _read(Run, json.loads(text), "run")
+    except (json.JSONDecodeError, TypeError, AttributeError) as error:
         raise ValueError(f"this is no configuration of a run of this version: {error}") from error
     return run
 
 
-def _read(kind: Any, value: Any) -> Any:
+def _read(kind: Any, value: Any, place: str) -> Any:
     """A JSON value as the annotated type: dataclasses, tuples of one type, and plain values."""
     if dataclasses.is_dataclass(kind):
         hints = get_type_hints(kind)
-        return kind(**{name: _read(hints[name], item) for name, item in value.items()})  # type: ignore[operator]
+        for name in value.keys() ^ hints.keys():
+            problem = "is missing" if name in hints else "is unknown"
+            raise ValueError(f"{place}.{name} {problem}: the configuration is of another version, write it again")
+        return kind(**{name: _read(hints[name], item, f"{place}.{name}") for name, item in value.items()})  # type: ignore[operator]
     if get_origin(kind) is tuple:
-        return tuple(_read(get_args(kind)[0], item) for item in value)
+        return tuple(_read(get_args(kind)[0], item, f"{place}[{i}]") for i, item in enumerate(value))
     return value

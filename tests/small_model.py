@@ -94,10 +94,7 @@ def random_batch(seed: int, rows: int = 8, length: int = 48, images: int = 2) ->
     rng = np.random.default_rng(seed)
     text = length - images * (QUERIES + 3)
     return pack(
-        [
-            [random_sample(rng, images, int(rng.integers(2, text - 8))), random_sample(rng, 0, 8)]
-            for _ in range(rows)
-        ],
+        [[random_sample(rng, images, int(rng.integers(2, text - 8))), random_sample(rng, 0, 8)] for _ in range(rows)],
         length,
         images,
     )

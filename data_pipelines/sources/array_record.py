@@ -107,14 +107,10 @@ class ArrayRecordSource:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} cannot be read ({error}): make the shards again") from error
         if content.get("schema") != SCHEMA:
-            raise ValueError(
-                f"{path} has schema {content.get('schema')}, known is {SCHEMA}: make the shards again"
-            )
+            raise ValueError(f"{path} has schema {content.get('schema')}, known is {SCHEMA}: make the shards again")
         present = {entry.name for entry in self._folder.iterdir()}
         if missing := [file for file in self._files if file not in present]:
-            raise ValueError(
-                f"{self._folder} lacks {len(missing)} of its shards, first {missing[0]}: copy it again"
-            )
+            raise ValueError(f"{self._folder} lacks {len(missing)} of its shards, first {missing[0]}: copy it again")
         self._ends = list(accumulate(counts))
         self.fingerprint = hashlib.sha256(manifest).hexdigest()[:16]
         self._start_reading()

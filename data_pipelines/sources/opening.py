@@ -30,9 +30,5 @@ def open_source(root: str | Path, name: str) -> RecordSource:
             return ConversationSource(path)
         raise ValueError(f"{path} is neither a folder of shards nor a .json or .jsonl file of conversations")
     folder = path.parent
-    found = (
-        ", ".join(sorted(entry.name for entry in folder.iterdir())[:8])
-        if folder.is_dir()
-        else "no such folder"
-    )
+    found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
     raise ValueError(f"there is no source {path}; {folder} holds: {found or 'nothing'}")

@@ -54,9 +54,7 @@ def compare_counts(scenes: tuple[Scene, ...], rng: np.random.Generator) -> Pair 
 def picture_with(scenes: tuple[Scene, ...], rng: np.random.Generator) -> Pair | None:
     """In which picture an object is that no other picture has."""
     every = [phrase for scene in scenes for phrase in _names(scene)]
-    single = [
-        (phrase, i) for i, scene in enumerate(scenes) for phrase in _names(scene) if every.count(phrase) == 1
-    ]
+    single = [(phrase, i) for i, scene in enumerate(scenes) for phrase in _names(scene) if every.count(phrase) == 1]
     if not single:
         return None
     phrase, i = pick(rng, single)

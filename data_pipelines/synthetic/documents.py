@@ -87,8 +87,7 @@ class PlacedLine:
         u, v = width / 2 / OVERSAMPLING, height / 2 / OVERSAMPLING
         cos, sin = math.cos(self.angle), math.sin(self.angle)
         corners = [
-            (self.x + a * cos - b * sin, self.y + a * sin + b * cos)
-            for a, b in ((-u, -v), (u, -v), (u, v), (-u, v))
+            (self.x + a * cos - b * sin, self.y + a * sin + b * cos) for a, b in ((-u, -v), (u, -v), (u, v), (-u, v))
         ]
         return (corners[0], corners[1], corners[2], corners[3])
 
@@ -211,9 +210,7 @@ def _paper(rng: np.random.Generator, size: tuple[int, int]) -> tuple[Image.Image
     return light, INKS[int(rng.integers(len(INKS)))]
 
 
-def _sign(
-    rng: np.random.Generator, size: tuple[int, int], lines: tuple[PlacedLine, ...]
-) -> tuple[Image.Image, Colour]:
+def _sign(rng: np.random.Generator, size: tuple[int, int], lines: tuple[PlacedLine, ...]) -> tuple[Image.Image, Colour]:
     """A plate behind the lines on a muted background."""
     picture = background(rng, size)
     plate, ink = PLATES[int(rng.integers(len(PLATES)))]
@@ -221,9 +218,7 @@ def _sign(
     pad_x, pad_y = rng.uniform(3, 14, 2)
     box = [min(xs) - pad_x, min(ys) - pad_y, max(xs) + pad_x, max(ys) + pad_y]
     draw = ImageDraw.Draw(picture)
-    draw.rounded_rectangle(
-        box, radius=rng.uniform(0, 10), fill=plate, outline=ink, width=int(rng.integers(0, 3))
-    )
+    draw.rounded_rectangle(box, radius=rng.uniform(0, 10), fill=plate, outline=ink, width=int(rng.integers(0, 3)))
     return picture, ink
 
 
@@ -235,9 +230,7 @@ def _photograph(rng: np.random.Generator, size: tuple[int, int]) -> tuple[Image.
     return Image.blend(picture, Image.new("RGB", size, (255, 255, 255)), 0.35), (12, 12, 15)
 
 
-def render_document(
-    rng: np.random.Generator, size: tuple[int, int], lines: tuple[PlacedLine, ...]
-) -> StoredImage:
+def render_document(rng: np.random.Generator, size: tuple[int, int], lines: tuple[PlacedLine, ...]) -> StoredImage:
     """Draws the lines on paper, on a plate, or on a photograph-like background."""
     kind = rng.random()
     if kind < 0.4:

@@ -62,18 +62,13 @@ def is_held_out(look: Look) -> bool:
 
 
 _ALL_LOOKS = tuple(itertools.starmap(Look, itertools.product(SHAPES, COLOURS, SIZES, TEXTURES)))
-LOOKS = {
-    held_out: tuple(look for look in _ALL_LOOKS if is_held_out(look) == held_out)
-    for held_out in (False, True)
-}
+LOOKS = {held_out: tuple(look for look in _ALL_LOOKS if is_held_out(look) == held_out) for held_out in (False, True)}
 """False: the combinations of training scenes; True: those of held-out scenes."""
 
 
 def _star(outer: float = 0.53, inner: float = 0.26) -> tuple[tuple[float, float], ...]:
     radii = itertools.cycle((outer, inner))
-    return tuple(
-        (r * math.sin(i * math.pi / 5), -r * math.cos(i * math.pi / 5)) for i, r in zip(range(10), radii)
-    )
+    return tuple((r * math.sin(i * math.pi / 5), -r * math.cos(i * math.pi / 5)) for i, r in zip(range(10), radii))
 
 
 _ARM = 0.19
@@ -105,8 +100,7 @@ class Object:
         """The corners in pixels; () for round shapes."""
         cos, sin = math.cos(self.angle) * self.extent, math.sin(self.angle) * self.extent
         return tuple(
-            (self.x + u * cos - v * sin, self.y + u * sin + v * cos)
-            for u, v in OUTLINES.get(self.look.shape, ())
+            (self.x + u * cos - v * sin, self.y + u * sin + v * cos) for u, v in OUTLINES.get(self.look.shape, ())
         )
 
     @cached_property
@@ -179,15 +173,11 @@ def _fits(candidate: Object, placed: list[Object], width: int, height: int) -> b
     return True
 
 
-def _place(
-    rng: np.random.Generator, look: Look, placed: list[Object], size: tuple[int, int]
-) -> Object | None:
+def _place(rng: np.random.Generator, look: Look, placed: list[Object], size: tuple[int, int]) -> Object | None:
     mean = sum(size) / 2
     low, high = SIZES[look.size]
     extent = rng.uniform(low, high) * mean
-    angle = (
-        rng.uniform(-math.pi, math.pi) if look.shape == "star" else rng.uniform(-LARGEST_ANGLE, LARGEST_ANGLE)
-    )
+    angle = rng.uniform(-math.pi, math.pi) if look.shape == "star" else rng.uniform(-LARGEST_ANGLE, LARGEST_ANGLE)
     for u, v in rng.random((24, 2)).tolist():
         x = extent / 2 + u * (size[0] - extent)
         y = extent / 2 + v * (size[1] - extent)

@@ -209,11 +209,7 @@ def _relation(scene: Scene, rng: np.random.Generator, direction_wanted: bool) ->
     if not clear:
         return None
     is_so, is_not = pick(rng, clear)
-    return (
-        Fact(is_so, names, "yes", tells, pair)
-        if rng.random() < 0.5
-        else Fact(is_not, names, "no", tells, pair)
-    )
+    return Fact(is_so, names, "yes", tells, pair) if rng.random() < 0.5 else Fact(is_not, names, "no", tells, pair)
 
 
 def relation_facts(scene: Scene, rng: np.random.Generator) -> list[Fact]:
@@ -233,9 +229,7 @@ def size_facts(scene: Scene, rng: np.random.Generator) -> list[Fact]:
     """The size of an object."""
     item = pick(rng, scene.objects)
     phrase, tells = refer(scene, item, rng)
-    return [
-        Fact("size", (phrase,), item.look.size, tells, f"{item.look.size} {item.look.shape} {name(item)}")
-    ]
+    return [Fact("size", (phrase,), item.look.size, tells, f"{item.look.size} {item.look.shape} {name(item)}")]
 
 
 def texture_facts(scene: Scene, rng: np.random.Generator) -> list[Fact]:
@@ -288,9 +282,7 @@ def caption(scene: Scene) -> Question:
 
 def caption_zh(scene: Scene) -> Question:
     """ "红色的圆、蓝色的星", from left to right."""
-    return Question(
-        CAPTION_PROMPT_ZH, "、".join(translate(name(item)) for item in scene.objects), CHINESE_KIND
-    )
+    return Question(CAPTION_PROMPT_ZH, "、".join(translate(name(item)) for item in scene.objects), CHINESE_KIND)
 
 
 def box_markup(scene: Scene, item: Object) -> str:

@@ -96,9 +96,7 @@ def _ordered_map(workers: int) -> Iterator[Callable]:
         yield pool.imap
 
 
-def _sources(
-    scenes: int, documents: int, chats: int, texts: int, held_out: tuple[int, int, int]
-) -> list[Source]:
+def _sources(scenes: int, documents: int, chats: int, texts: int, held_out: tuple[int, int, int]) -> list[Source]:
     planned = (
         ("scenes", "scenes", False, scenes),
         ("documents", "documents", False, documents),

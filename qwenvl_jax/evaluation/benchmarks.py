@@ -129,9 +129,7 @@ def _matched(true: list[tuple[str, Box]], found: list[tuple[str, Box]]) -> int:
     free = list(found)
     hits = 0
     for text, box in true:
-        match = next(
-            (pair for pair in free if pair[0] == text and box_iou(box, pair[1]) >= IOU_THRESHOLD), None
-        )
+        match = next((pair for pair in free if pair[0] == text and box_iou(box, pair[1]) >= IOU_THRESHOLD), None)
         if match is not None:
             free.remove(match)
             hits += 1
@@ -171,9 +169,7 @@ def evaluate(examples: Sequence[Example], generate: Generate) -> Result:
     """
     for example in examples:
         if example.benchmark not in BENCHMARKS:
-            raise ValueError(
-                f"example {example.key}: no benchmark {example.benchmark!r}; there are {list(BENCHMARKS)}"
-            )
+            raise ValueError(f"example {example.key}: no benchmark {example.benchmark!r}; there are {list(BENCHMARKS)}")
     means: dict[str, list[tuple[float, float]]] = {}
     answers = []
     for name, benchmark in BENCHMARKS.items():
@@ -221,9 +217,7 @@ def gallery(result: Result, pictures: int) -> list[dict[str, Any]]:
     """
     shown: set[tuple[str, str]] = set()
     for name in BENCHMARKS:
-        keys = dict.fromkeys(
-            answer.example.key for answer in result.answers if answer.example.benchmark == name
-        )
+        keys = dict.fromkeys(answer.example.key for answer in result.answers if answer.example.benchmark == name)
         shown |= {(name, key) for key in list(keys)[:pictures]}
     return [
         {

@@ -43,9 +43,7 @@ SECTIONS = (
         "The caption names every object and says where it is, in one go.",
         ("grounded_caption",),
     ),
-    Section(
-        "Reading", "Every written line with its four corners, then a question on it.", ("ocr", "ocr_vqa")
-    ),
+    Section("Reading", "Every written line with its four corners, then a question on it.", ("ocr", "ocr_vqa")),
     Section(
         "Several pictures",
         "Questions of a conversation that need more than one picture.",
@@ -118,9 +116,7 @@ def _overlay(item: Item, picture: str) -> str:
 def _polygon(mark: Mark, width: int, height: int, kind: str) -> str:
     points = " ".join(f"{x * width:.1f},{y * height:.1f}" for x, y in mark.points)
     stroke = f' stroke="{mark.colour}"' if kind == "said" else ""
-    return (
-        f'<polygon class="halo {kind}" points="{points}"/><polygon class="{kind}" points="{points}"{stroke}/>'
-    )
+    return f'<polygon class="halo {kind}" points="{points}"/><polygon class="{kind}" points="{points}"{stroke}/>'
 
 
 def row_html(item: Item) -> str:
@@ -157,9 +153,7 @@ def _phrases(text: str) -> str:
     for element in parse_generated(text):
         if isinstance(element, Reference):
             colour = colours.get(element.text.strip(), "transparent")
-            parts.append(
-                f'<span class="phrase" style="border-color:{colour}">{escape(element.text.strip())}</span>'
-            )
+            parts.append(f'<span class="phrase" style="border-color:{colour}">{escape(element.text.strip())}</span>')
         elif isinstance(element, PlainText):
             parts.append(escape(element.text))
     return "".join(parts).strip()

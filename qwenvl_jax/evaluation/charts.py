@@ -29,9 +29,7 @@ def thin(xs: Sequence[float], ys: Sequence[float], points: int = POINTS) -> list
     out.
     """
     kept = [(x, y) for x, y in zip(xs, ys) if math.isfinite(x) and math.isfinite(y)]
-    edges = (
-        [len(kept) * i // points for i in range(points + 1)] if len(kept) > points else range(len(kept) + 1)
-    )
+    edges = [len(kept) * i // points for i in range(points + 1)] if len(kept) > points else range(len(kept) + 1)
     return [
         (sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part))
         for part in (kept[begin:end] for begin, end in itertools.pairwise(edges))
@@ -54,9 +52,7 @@ def log_ticks(low: float, high: float) -> list[float]:
     """
     factors = (1, 2, 5) if high / low <= 200 else (1,)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [
-        factor * 10.0**power for power in powers for factor in factors if low <= factor * 10.0**power <= high
-    ]
+    return [factor * 10.0**power for power in powers for factor in factors if low <= factor * 10.0**power <= high]
 
 
 def line_chart(lines: Sequence[Line], title: str) -> str:

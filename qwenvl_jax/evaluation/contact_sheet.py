@@ -113,9 +113,7 @@ def _place(sheet: Image.Image, corner: tuple[int, int], height: int, pictures: S
     share = TILE // len(pictures)
     for number, picture in enumerate(pictures):
         scale = min((share - 8) / picture.width, (height - 8) / picture.height)
-        fitted = picture.resize(
-            (round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC
-        )
+        fitted = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
         x = corner[0] + number * share + (share - fitted.width) // 2
         sheet.paste(fitted, (x, corner[1] + (height - fitted.height) // 2))
 

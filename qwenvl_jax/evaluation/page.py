@@ -129,9 +129,7 @@ def _losses(metrics: Sequence[Mapping[str, Any]]) -> str:
         total = _curve("loss", "all", "total", lines)
         curves = [_curve(task, task.removeprefix(TASK_LOSS), styles[task], lines) for task in tasks]
         # A stage of one task shows one line: the task's loss is the loss.
-        curves = (
-            [curve for curve in curves if curve.ys] if sum(bool(curve.ys) for curve in curves) > 1 else []
-        )
+        curves = [curve for curve in curves if curve.ys] if sum(bool(curve.ys) for curve in curves) > 1 else []
         names = "".join(_curve_name(curve) for curve in (total, *curves) if curve.ys)
         chart = line_chart([*curves, total], f"Loss of stage {stage}")
         charts.append(f'<div class="card"><h3>{escape(stage)}</h3>{chart}<ul class="key">{names}</ul></div>')

@@ -57,9 +57,7 @@ def precision_at_iou(predicted: Sequence[Box], true: Sequence[Box], threshold: f
       ValueError: if the sequences differ in length or are empty.
     """
     if len(predicted) != len(true) or not true:
-        raise ValueError(
-            f"{len(predicted)} predicted boxes for {len(true)} true ones: give one each, at least one"
-        )
+        raise ValueError(f"{len(predicted)} predicted boxes for {len(true)} true ones: give one each, at least one")
     return sum(box_iou(a, b) >= threshold for a, b in zip(predicted, true)) / len(true)
 
 

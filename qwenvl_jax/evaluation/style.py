@@ -91,6 +91,5 @@ h2 { margin-top: 52px; }
   gap: 4px; } }
 @media print { body { background: #fff; } .card { break-inside: avoid; } }
 """ + "".join(
-    f".chart .c{i} {{ stroke: {colour}; }} .c{i} {{ color: {colour}; }}\n"
-    for i, colour in enumerate(LINE_COLOURS)
+    f".chart .c{i} {{ stroke: {colour}; }} .c{i} {{ color: {colour}; }}\n" for i, colour in enumerate(LINE_COLOURS)
 )

@@ -126,9 +126,7 @@ def draw_boxes(picture: Image.Image, text: str, dashed: bool = False, labels: bo
     return Drawing(canvas, tuple(legend))
 
 
-def _outline(
-    draw: ImageDraw.ImageDraw, points: Sequence[Point], colour: str, width: int, dashed: bool
-) -> None:
+def _outline(draw: ImageDraw.ImageDraw, points: Sequence[Point], colour: str, width: int, dashed: bool) -> None:
     for start, end in itertools.pairwise((*points, points[0])):
         length = math.dist(start, end)
         dash, gap = (DASH[0] * width, DASH[1] * width) if dashed else (length, 1.0)

@@ -17,10 +17,7 @@ from qwenvl_jax.models.parameters import Architecture, Parameters
 from qwenvl_jax.models.qwen_vl.language import empty_cache
 from qwenvl_jax.processing.images import decode_image, resize_image
 from qwenvl_jax.processing.sample import EncodedSample, Sample, encode_sample
-from qwenvl_jax.processing.tokenizer import Tokenizer
-
-KEPT_TAGS = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>")
-"""Special tokens that stay in generated text; all others are dropped."""
+from qwenvl_jax.processing.tokenizer import GROUNDING_TOKENS, Tokenizer
 
 
 def left_padded(samples: Sequence[EncodedSample], length: int, images: int, resolution: int, pad_id: int) -> Batch:
@@ -45,13 +42,19 @@ class _Decoded(NamedTuple):
     cache: tuple
 
 
-@partial(jax.jit, static_argnames=("architecture", "new_tokens", "stop_ids"))
+@partial(jax.jit, static_argnames=("architecture", "new_tokens", "stop_ids", "vocabulary"))
 def decode_greedy(
-    architecture: Architecture, parameters: Parameters, batch: Batch, new_tokens: int, stop_ids: tuple[int, ...]
+    architecture: Architecture,
+    parameters: Parameters,
+    batch: Batch,
+    new_tokens: int,
+    stop_ids: tuple[int, ...],
+    vocabulary: int,
 ) -> jax.Array:
-    """[B, new_tokens] greedy continuations of left-padded prompts; positions after a stop id hold that stop id.
+    """[B, new_tokens] greedy continuations of left-padded prompts; positions after a stop id hold a stop id.
 
-    The loop ends as soon as every row has stopped.
+    The loop ends as soon as every row has stopped. Only ids below `vocabulary` are chosen: the head may have more rows
+    than the tokenizer has ids.
     """
     model = architecture.assemble(parameters)
     language = model.language
@@ -60,8 +63,11 @@ def decode_greedy(
     stops = jnp.asarray(stop_ids)
     ones = jnp.ones((rows, 1), jnp.int32)
 
+    def best(hidden: jax.Array) -> jax.Array:
+        return jnp.argmax(language.head(hidden)[..., :vocabulary], axis=-1).astype(jnp.int32)
+
     hidden, cache = language.extend(model.embed(batch), batch.positions, batch.segment_ids, cache)
-    first = jnp.argmax(language.head(hidden[:, -1:]), axis=-1).astype(jnp.int32)
+    first = best(hidden[:, -1:])
     start = batch.positions[:, -1:] + 1
 
     def unfinished(state: _Decoded) -> jax.Array:
@@ -71,8 +77,7 @@ def decode_greedy(
         written = jax.lax.dynamic_update_slice_in_dim(state.written, state.token, state.step, 1)
         done = state.done | (state.token == stops).any(-1)
         hidden, cache = language.extend(language.embed(state.token), start + state.step, ones, state.cache)
-        best = jnp.argmax(language.head(hidden), axis=-1).astype(jnp.int32)
-        token = jnp.where(done[:, None], state.token, best)
+        token = jnp.where(done[:, None], state.token, best(hidden))
         return _Decoded(state.step + 1, token, written, done, cache)
 
     nothing = jnp.full((rows, new_tokens), stop_ids[0], jnp.int32)
@@ -92,7 +97,8 @@ def generate(
     batch_size: int = 32,
     multiple: int = 64,
 ) -> list[str]:
-    """Greedy answers to prompts, in their order; ends at `<|endoftext|>` or a ChatML tag.
+    """Greedy answers to prompts, in their order; ends at `<|endoftext|>` or a ChatML tag. Of special tokens, those of
+    grounding stay in the text.
 
     Prompts are sorted by length into batches; lengths are rounded up to `multiple`, image slots to what a batch needs, so
     that few shapes are compiled.
@@ -108,8 +114,10 @@ def generate(
         longest = max(len(sample.tokens) for sample in samples)
         slots = max(len(sample.images) for sample in samples)
         batch = left_padded(samples, -(-longest // multiple) * multiple, slots, resolution, tokenizer.eod_id)
-        ids = np.asarray(decode_greedy(architecture, parameters, batch, max_new_tokens, stops))
+        ids = np.asarray(decode_greedy(architecture, parameters, batch, max_new_tokens, stops, tokenizer.size))
         for i, row in zip(chosen, ids):
             ends = np.flatnonzero(np.isin(row, stops))
-            answers[i] = tokenizer.decode(row[: ends[0]].tolist() if len(ends) else row.tolist(), True, KEPT_TAGS)
+            answers[i] = tokenizer.decode(
+                row[: ends[0]].tolist() if len(ends) else row.tolist(), True, GROUNDING_TOKENS
+            )
     return answers

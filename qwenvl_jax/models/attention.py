@@ -32,7 +32,7 @@ def attention(
       query_start: positions before the first query (the filled part of a KV cache).
     """
     block = CAUSAL_BLOCK
-    if causal and isinstance(query_start, int) and q.shape[1] == k.shape[1] > block and q.shape[1] % block == 0:
+    if causal and isinstance(query_start, int) and q.shape[1] == k.shape[1] and in_blocks(q.shape[1]):
         # A block of queries meets only the keys up to its end: (n + 1) / 2n of the scores for n blocks.
         ends = range(block, q.shape[1] + 1, block)
         parts = [
@@ -50,6 +50,16 @@ def attention(
     else:
         mixed = _dense(q, k, v, query_segments, key_segments, query_start if causal else None)
     return checkpoint_name(mixed, "attention_output")
+
+
+def in_blocks(length: int) -> bool:
+    """Whether causal self-attention over `length` positions runs in blocks."""
+    return length > CAUSAL_BLOCK and length % CAUSAL_BLOCK == 0
+
+
+def mean_keys(length: int) -> float:
+    """Scores that causal self-attention computes per query, on average over `length` positions."""
+    return (length + CAUSAL_BLOCK) / 2 if in_blocks(length) else length
 
 
 def _dense(

@@ -36,18 +36,24 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     """A mesh of all devices.
 
     Raises:
-      ValueError: the sizes do not multiply to the number of devices.
+      ValueError: the sizes do not multiply to the number of devices; names sizes that do.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [config.data, config.fsdp, config.tensor]
     known = math.prod(size for size in sizes if size != -1)
-    if sizes.count(-1) > 1 or len(devices) % known or (-1 not in sizes and known != len(devices)):
+    valid = all(size > 0 or size == -1 for size in sizes) and sizes.count(-1) <= 1
+    if not valid or len(devices) % known or (-1 not in sizes and known != len(devices)):
         described = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes))
         raise ValueError(
-            f"mesh {described} does not cover {len(devices)} devices: sizes must multiply to it, with at most one -1"
+            f"mesh {described} does not cover {len(devices)} devices: take sizes of {_divisors(len(devices))} that "
+            "multiply to it; one may be -1 for what remains"
         )
     sizes = [len(devices) // known if size == -1 else size for size in sizes]
     return Mesh(np.asarray(devices).reshape(sizes), AXES)
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
 
 
 def parameter_spec(path: str, axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
@@ -68,11 +74,27 @@ def parameter_spec(path: str, axes: tuple[str, ...], shape: tuple[int, ...], mes
         raise ValueError(f"{path}: axes {axes} put two dimensions on one mesh axis ({used}); change RULES")
     for axis, name, size in zip(axes, spec, shape):
         if name is not None and size % mesh.shape[name]:
-            fitting = [n for n in range(1, size + 1) if size % n == 0 and n <= mesh.size]
+            fitting = [n for n in _divisors(size) if n <= mesh.size]
             raise ValueError(
-                f"{path}: {axis}={size} does not divide over {name}={mesh.shape[name]}; sizes that work: {fitting}"
+                f"{path}: {axis}={size} does not divide over mesh.{name}={mesh.shape[name]}; sizes that work: {fitting}"
             )
     return PartitionSpec(*spec)
+
+
+def check_rows(rows: int, accumulation: int, mesh: Mesh) -> None:
+    """Every slice of a global batch must give each data shard the same number of rows.
+
+    Raises:
+      ValueError: it does not; names the next numbers of rows that do.
+    """
+    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    unit = shards * accumulation
+    if rows % unit:
+        fitting = [n for n in (rows - rows % unit, rows - rows % unit + unit) if n]
+        raise ValueError(
+            f"rows={rows} do not divide over {shards} data shards (mesh.data x mesh.fsdp) x accumulation={accumulation}; "
+            f"rows that work: {', '.join(map(str, fitting))}"
+        )
 
 
 def parameter_shardings(

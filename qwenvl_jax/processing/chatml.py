@@ -36,14 +36,10 @@ def _content(text: str, supervised: bool = False, typed: bool = False) -> Parts:
     for number, piece in enumerate(_IMAGE.split(text)):
         if number % 2:
             if not (piece.isascii() and piece.isdecimal()):
-                raise ValueError(
-                    f"{IMAGE_START}{piece}{IMAGE_END} names no image of the sample; give its number"
-                )
+                raise ValueError(f"{IMAGE_START}{piece}{IMAGE_END} names no image of the sample; give its number")
             parts.append(Image(int(piece)))
         elif IMAGE_START in piece:
-            raise ValueError(
-                f"{IMAGE_START} is not closed in {piece[:60]!r}; write {IMAGE_START}0{IMAGE_END}"
-            )
+            raise ValueError(f"{IMAGE_START} is not closed in {piece[:60]!r}; write {IMAGE_START}0{IMAGE_END}")
         elif piece:
             parts.append(Text(piece, supervised, typed))
     return tuple(parts)
@@ -69,9 +65,7 @@ def chat_parts(turns: Sequence[ChatTurn], system: str = SYSTEM_PROMPT) -> Parts:
     if turns and turns[0].role != USER:
         turns = turns[1:]
     if not any(turn.role == ASSISTANT for turn in turns):
-        raise ValueError(
-            f"conversation has no {ASSISTANT!r} turn behind a {USER!r} turn, so nothing to learn; add one"
-        )
+        raise ValueError(f"conversation has no {ASSISTANT!r} turn behind a {USER!r} turn, so nothing to learn; add one")
     parts: list[Text | Image] = []
     for role, text in (("system", system), *((turn.role, turn.text) for turn in turns)):
         parts += [Text(IM_START, supervised=True), Text(f"{role}\n")]

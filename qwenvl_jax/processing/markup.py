@@ -113,9 +113,7 @@ _POINTS = {
 def _check_range(coordinates: Iterable[int]) -> None:
     for value in coordinates:
         if not 0 <= value < SCALE:
-            raise ValueError(
-                f"coordinate {value} is outside [0, {SCALE}); give thousandths of the picture's side"
-            )
+            raise ValueError(f"coordinate {value} is outside [0, {SCALE}); give thousandths of the picture's side")
 
 
 def to_thousandths(x: float, size: float) -> int:
@@ -128,9 +126,7 @@ def to_thousandths(x: float, size: float) -> int:
       ValueError: `x` is not finite or `size` not positive.
     """
     if not (math.isfinite(x) and math.isfinite(size) and size > 0):
-        raise ValueError(
-            f"position {x} on a side of {size} pixels has no coordinate; give finite pixels, side > 0"
-        )
+        raise ValueError(f"position {x} on a side of {size} pixels has no coordinate; give finite pixels, side > 0")
     return math.floor(min(max(x / size * SCALE, 0), SCALE - 1))
 
 
@@ -256,9 +252,7 @@ def _element_at(text: str, found: re.Match[str]) -> tuple[Element, int]:
     match = _POINTS[tag].fullmatch(content)
     if match is None:
         points = "two" if tag == BOX_START else "four"
-        raise ValueError(
-            f"{tag} {where} holds {_shortened(content)!r}, not {points} points (x,y) in [0, {SCALE})"
-        )
+        raise ValueError(f"{tag} {where} holds {_shortened(content)!r}, not {points} points (x,y) in [0, {SCALE})")
     values = [int(value) for value in match.groups()]
     if tag == BOX_START:
         x1, y1, x2, y2 = values

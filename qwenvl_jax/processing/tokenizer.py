@@ -147,9 +147,7 @@ class Tokenizer:
         padding = [self.image_pad_id] * (IMAGE_SLOTS - len(path))
         return [self.image_start_id, *path, *padding, self.image_end_id]
 
-    def decode(
-        self, ids: Iterable[int], skip_special_tokens: bool = False, keep: Collection[str] = ()
-    ) -> str:
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = False, keep: Collection[str] = ()) -> str:
         """The text of the ids; bytes that are no UTF-8 become U+FFFD.
 
         An image span becomes `<img>path</img>`, the path being empty where the slots hold no path; an `<img>`

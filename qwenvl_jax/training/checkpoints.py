@@ -5,6 +5,7 @@ the loader is a pure function of the step, and the fingerprint of the last batch
 """
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -30,25 +31,15 @@ class Checkpoints:
 
     def save(self, step: int, state: TrainState, position: dict[str, Any]) -> None:
         """Starts saving; the arrays are copied first, training goes on while they are written."""
-        saved = ocp.args.Composite(
-            trained=ocp.args.StandardSave(state.trained),
-            frozen=ocp.args.StandardSave(state.frozen),
-            optimizer=ocp.args.StandardSave(state.optimizer),
-            position=ocp.args.JsonSave(position),
-        )
-        self._manager.save(step, args=saved, force=True)
+        arrays = {name: ocp.args.StandardSave(tree) for name, tree in _parts(state).items()}
+        self._manager.save(step, args=ocp.args.Composite(**arrays, position=ocp.args.JsonSave(position)), force=True)
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The state of a step, with the shardings and types of `like` (arrays or shapes), and its data position."""
-        wanted = ocp.args.Composite(
-            trained=ocp.args.StandardRestore(like.trained),
-            frozen=ocp.args.StandardRestore(like.frozen),
-            optimizer=ocp.args.StandardRestore(like.optimizer),
-            position=ocp.args.JsonRestore(),
-        )
-        found = self._manager.restore(step, args=wanted)
+        arrays = {name: ocp.args.StandardRestore(tree) for name, tree in _parts(like).items()}
+        found = self._manager.restore(step, args=ocp.args.Composite(**arrays, position=ocp.args.JsonRestore()))
         placed = jax.device_put(jax.numpy.int32(step), like.step.sharding)
-        return TrainState(placed, found["trained"], found["frozen"], found["optimizer"]), found["position"]
+        return like._replace(step=placed, **{name: found[name] for name in arrays}), found["position"]
 
     def wait(self) -> None:
         """Blocks until everything is on disk; errors of the writer are raised here."""
@@ -57,6 +48,12 @@ class Checkpoints:
     def close(self) -> None:
         self.wait()
         self._manager.close()
+
+
+def _parts(state: TrainState) -> dict[str, Any]:
+    """What is saved of a state, by folder; Orbax refuses empty trees, and a stage may freeze nothing."""
+    parts = {"trained": state.trained, "frozen": state.frozen, "optimizer": state.optimizer}
+    return {name: tree for name, tree in parts.items() if tree}
 
 
 def newest(workdir: Path, stages: tuple[str, ...]) -> tuple[str, int]:
@@ -68,7 +65,8 @@ def newest(workdir: Path, stages: tuple[str, ...]) -> tuple[str, int]:
     for stage in reversed(stages):
         folder = workdir / "checkpoints" / stage
         if folder.is_dir():
-            step = Checkpoints(folder, keep=1_000_000).latest()
+            with closing(Checkpoints(folder, keep=1_000_000)) as checkpoints:
+                step = checkpoints.latest()
             if step is not None:
                 return stage, step
     raise FileNotFoundError(f"{workdir} holds no checkpoint of {', '.join(stages)}; train first: qwenvl train RECIPE")
@@ -80,13 +78,13 @@ def load_parameters(workdir: Path, stage: str, step: int) -> Parameters:
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     parameters: Parameters = {}
     with ocp.StandardCheckpointer() as checkpointer:
-        for part in ("trained", "frozen"):
-            shapes = checkpointer.metadata(folder / part).item_metadata
+        for part in filter(Path.is_dir, (folder / "trained", folder / "frozen")):
+            shapes = checkpointer.metadata(part).item_metadata
             like = {
                 path: jax.ShapeDtypeStruct(meta.shape, meta.dtype, sharding=device)
                 for path, meta in dict(shapes.items()).items()
             }
-            parameters |= checkpointer.restore(folder / part, like) if like else {}
+            parameters |= checkpointer.restore(part, like)
     return parameters
 
 

@@ -1,9 +1,10 @@
 """FLOPs of a training step by part, from shapes, and the peak of the machine.
 
-Counted are the multiplications and additions of matmuls (2 m n k), attention in full (S x S, as the dense kernel computes
-it), for what the device executes: padded rows and empty image slots cost the same and are counted. Recomputation is not.
-Legend: forward F; backward 2F where a part is trained, F where gradients only pass through it, 0 where nothing below
-it is trained.
+Counted are the multiplications and additions of matmuls (2 m n k), attention with all scores that are computed (also
+those that a mask hides), for what the device executes: padded rows and empty image slots cost the same and are counted.
+Recomputation is not.
+Legend: forward F; backward 2F where a part is trained; where gradients only pass through it F for its weights and 2F
+for attention, whose two inputs both come from below; 0 where nothing below it is trained.
 """
 
 import math
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from qwenvl_jax.config import QwenVLConfig, Stage
+from qwenvl_jax.models.attention import mean_keys
 
 PEAK_FLOPS: dict[str, float] = {
     # jax device_kind -> dense bf16 FLOP/s of one device, from the makers' data sheets
@@ -29,20 +31,36 @@ PEAK_FLOPS: dict[str, float] = {
 
 def forward_flops(config: QwenVLConfig, stage: Stage) -> dict[str, float]:
     """Forward FLOPs of one global batch: vision, adapter, language, loss."""
+    weights, attention = _weight_flops(config, stage), _attention_flops(config, stage)
+    return {part: weights[part] + attention[part] for part in weights}
+
+
+def _weight_flops(config: QwenVLConfig, stage: Stage) -> dict[str, float]:
+    """Forward FLOPs of what is multiplied with weights."""
     v, a, t = config.vision, config.adapter, config.language
-    images = stage.rows * stage.images_per_row
+    images, tokens = stage.rows * stage.images_per_row, stage.rows * stage.sequence_length
     patches = (stage.resolution // v.patch) ** 2
-    block = 4 * v.width**2 + 2 * v.width * v.mlp_width + 2 * patches * v.width
-    vision = images * patches * (v.layers * block + 3 * v.patch**2 * v.width)
-    keys = patches * (v.width * t.width + 2 * t.width**2)
-    queries = a.queries * (3 * t.width**2 + 2 * patches * t.width)
-    tokens, length = stage.rows * stage.sequence_length, stage.sequence_length
-    layer = 4 * t.width**2 + 3 * t.width * t.mlp_width + 2 * length * t.width
+    vision_layer = 4 * v.width**2 + 2 * v.width * v.mlp_width
+    language_layer = 4 * t.width**2 + 3 * t.width * t.mlp_width
+    adapter = patches * (v.width * t.width + 2 * t.width**2) + a.queries * 3 * t.width**2
     return {
-        "vision": 2.0 * vision,
-        "adapter": 2.0 * images * (keys + queries),
-        "language": 2.0 * tokens * t.layers * layer,
+        "vision": 2.0 * images * patches * (v.layers * vision_layer + 3 * v.patch**2 * v.width),
+        "adapter": 2.0 * images * adapter,
+        "language": 2.0 * tokens * t.layers * language_layer,
         "loss": 2.0 * tokens * t.width * t.vocab_size,
+    }
+
+
+def _attention_flops(config: QwenVLConfig, stage: Stage) -> dict[str, float]:
+    """Forward FLOPs of scores and of the values' weighted sums."""
+    v, a, t = config.vision, config.adapter, config.language
+    images, tokens = stage.rows * stage.images_per_row, stage.rows * stage.sequence_length
+    patches = (stage.resolution // v.patch) ** 2
+    return {
+        "vision": 4.0 * images * patches * v.layers * patches * v.width,
+        "adapter": 4.0 * images * a.queries * patches * t.width,
+        "language": 4.0 * tokens * t.layers * mean_keys(stage.sequence_length) * t.width,
+        "loss": 0.0,
     }
 
 
@@ -51,12 +69,11 @@ def step_flops(config: QwenVLConfig, stage: Stage, trained: tuple[str, ...]) -> 
     part_of = {"vision": "vision/", "adapter": "adapter/", "language": "language/", "loss": "language/head"}
     order = ("vision", "adapter", "language", "loss")
     learns = {part: any(path.startswith(prefix) for path in trained) for part, prefix in part_of.items()}
+    weights, attention = _weight_flops(config, stage), _attention_flops(config, stage)
     result = {}
     for i, part in enumerate(order):
-        below = any(learns[lower] for lower in order[:i])
-        embeds = part == "language" and learns["language"]
-        passes = 1 + (below or embeds or learns[part]) + learns[part]
-        result[part] = passes * forward_flops(config, stage)[part]
+        passed = any(learns[lower] for lower in order[: i + 1])  # a part's own weights lie below its activations
+        result[part] = (1 + passed + learns[part]) * weights[part] + (1 + 2 * passed) * attention[part]
     return result
 
 

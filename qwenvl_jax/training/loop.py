@@ -4,8 +4,11 @@ The order within a step is a contract: next batch, step, record, checkpoint. A c
 parameters that have seen exactly the batches 0..n-1, and the loader of a resumed run starts at batch n.
 """
 
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +19,7 @@ from jax.sharding import Mesh
 from qwenvl_jax.batch import Batch
 from qwenvl_jax.config import Run, Stage
 from qwenvl_jax.models.parameters import Architecture, Parameters
-from qwenvl_jax.parallel.mesh import batch_sharding, parameter_shardings, replicated
+from qwenvl_jax.parallel.mesh import batch_sharding, check_rows, parameter_shardings, replicated
 from qwenvl_jax.training.checkpoints import Checkpoints
 from qwenvl_jax.training.flops import peak_flops, step_flops
 from qwenvl_jax.training.metrics import Meter, Recorder
@@ -27,10 +30,12 @@ from qwenvl_jax.training.step import TrainState, make_step
 class BatchInfo(Protocol):
     """What the loader tells about a batch beside its arrays."""
 
-    fingerprint: str
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the samples in the batch."""
 
 
-Batches = Iterator[tuple[Batch, Any]]
+Batches = Generator[tuple[Batch, BatchInfo], None, None]
 
 
 def initial_state(
@@ -39,8 +44,9 @@ def initial_state(
     """The state at step 0 of a stage: masters in float32, frozen parameters in the compute type, a new optimizer.
 
     Raises:
-      ValueError: the parameter table does not cover every parameter, or the mesh does not divide one.
+      ValueError: the parameter table does not cover every parameter, or the mesh does not divide one, or the rows.
     """
+    check_rows(stage.rows, stage.accumulation, mesh)
     table = resolve(stage.parameters, architecture.shapes)
     shardings = parameter_shardings(architecture.axes, architecture.shapes, mesh)
     optimizer = make_optimizer(run.optimizer, learning_rate(stage.schedule, stage.steps), table, architecture.shapes)
@@ -84,50 +90,90 @@ def train_stage(
     """Trains one stage from its newest checkpoint, or from `parameters`, to its last step.
 
     Args:
+      parameters: path -> array; used up: their memory may become the state's.
       open_batches: called with the first step to deliver; yields this process's rows of each global batch.
 
     Returns:
       All parameters after the stage.
+
+    Raises:
+      ValueError: as `initial_state`.
+      KeyboardInterrupt: a signal asked to stop; the state is saved.
     """
-    checkpoints = Checkpoints(workdir / "checkpoints" / stage.name, run.checkpoint.keep)
-    state, table = initial_state(run, stage, architecture, parameters, mesh)
-    start, fingerprint = checkpoints.latest() or 0, ""
-    if start:
-        state, position = checkpoints.restore(start, state)
-        fingerprint = position["fingerprint"]
-    if start < stage.steps:
-        schedule = learning_rate(stage.schedule, stage.steps)
-        flops = step_flops(run.model, stage, table.trained)
-        peak, tasks = peak_flops(), tuple(component.task for component in stage.mixture)
-        recorder, meter = Recorder(workdir, stage.name, start, stage.steps, tasks), Meter()
-        batches, step, compiled = open_batches(start), start, None
-        try:
-            while step < stage.steps:
-                began = time.perf_counter()
-                host, info = next(batches)
-                wait, fingerprint = time.perf_counter() - began, info.fingerprint
-                batch = put_batch(host, mesh)
-                if compiled is None:
-                    compiled = compile_step(run, stage, architecture, table, state, batch)
-                    meter.reset()
-                state, metrics = compiled(state, batch)
-                meter.add(wait, host.segment_ids, metrics)
-                step += 1
-                if step % run.log_every == 0 or step == stage.steps:
-                    figures = meter.figures(tasks)
-                    speed = sum(flops.values()) / figures["step_seconds"]
-                    figures |= {f"flops/{part}": count for part, count in flops.items()}
-                    figures |= {"learning_rate": float(schedule(step - 1)), "flops_per_second": speed, "mfu": speed / peak}
-                    recorder.write(step, figures)
-                    recorder.show(step, figures["loss"], figures["samples_per_second"])
-                    meter.reset()
-                if step % run.checkpoint.every == 0 or step == stage.steps:
-                    checkpoints.save(step, state, {"step": step, "stage": stage.name, "fingerprint": fingerprint})
-        except KeyboardInterrupt:
-            checkpoints.save(step, state, {"step": step, "stage": stage.name, "fingerprint": fingerprint})
-            raise
-        finally:
-            recorder.close()
-            checkpoints.wait()
-    checkpoints.close()
+    with closing(Checkpoints(workdir / "checkpoints" / stage.name, run.checkpoint.keep)) as checkpoints:
+        state, table = initial_state(run, stage, architecture, parameters, mesh)
+        start, unlogged = checkpoints.latest() or 0, []
+        if start:
+            state, position = checkpoints.restore(start, state)
+            unlogged = position["unlogged"]
+        if start < stage.steps:
+            accounting = Accounting(run, stage, table)
+            with closing(Recorder(workdir, stage.name, start, stage.steps)) as recorder:
+                compiled, meter, stop = None, Meter(unlogged), StopRequest()
+                with closing(open_batches(start)) as batches, stop:
+                    for step in range(start + 1, stage.steps + 1):
+                        began = time.perf_counter()
+                        host, info = next(batches)
+                        wait = time.perf_counter() - began
+                        batch = put_batch(host, mesh)
+                        if compiled is None:
+                            compiled, wait = compile_step(run, stage, architecture, table, state, batch), 0.0
+                            meter.restart_clock()
+                        state, metrics = compiled(state, batch)
+                        meter.add(wait, host.segment_ids, metrics)
+                        stopped = stop.requested  # read once: a signal after the saving must not end the loop
+                        if step == stage.steps or step % run.log_every == 0:
+                            recorder.write(step, accounting.complete(step, meter.figures(accounting.tasks)), info)
+                            meter.reset()
+                        if stopped or step == stage.steps or step % run.checkpoint.every == 0:
+                            position = {"stage": stage.name, "fingerprint": info.fingerprint}
+                            checkpoints.save(step, state, {**position, "unlogged": meter.unlogged()})
+                        if stopped:
+                            break
+                if stop.requested:
+                    checkpoints.wait()
+                    raise KeyboardInterrupt
     return {**state.trained, **state.frozen}
+
+
+class Accounting:
+    """What is known of every step of a stage: learning rate and FLOPs; turns them into speed and MFU."""
+
+    def __init__(self, run: Run, stage: Stage, table: ParameterTable):
+        self.tasks = tuple(component.task for component in stage.mixture)
+        self._schedule = learning_rate(stage.schedule, stage.steps)
+        self._flops = step_flops(run.model, stage, table.trained)
+        self._peak = peak_flops()
+
+    def complete(self, step: int, figures: dict[str, float]) -> dict[str, float]:
+        """The figures of a line of metrics, with FLOPs by part, speed and MFU."""
+        speed = sum(self._flops.values()) / figures["step_seconds"]
+        return {
+            **figures,
+            "learning_rate": float(self._schedule(step - 1)),
+            **{f"flops/{part}": count for part, count in self._flops.items()},
+            "flops_per_second": speed,
+            "mfu": speed / self._peak,
+        }
+
+
+class StopRequest:
+    """Within this context, the first SIGINT or SIGTERM asks the loop to save and end; a second SIGINT ends at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def _ask(self, number: int, _: Any) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {n: signal.signal(n, self._ask) for n in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

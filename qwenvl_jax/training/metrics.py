@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ class Recorder:
     reads like that of a run never stopped.
     """
 
-    def __init__(self, workdir: Path, stage: str, start: int, steps: int, tasks: tuple[str, ...]):
-        self.stage, self.steps, self.tasks = stage, steps, tasks
+    def __init__(self, workdir: Path, stage: str, start: int, steps: int):
+        self.stage, self.steps = stage, steps
         self._file = workdir / "metrics.jsonl"
         kept = [line for line in read_metrics(self._file) if line["stage"] != stage or line["step"] <= start]
-        self._file.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        rewritten = self._file.with_suffix(".partial")
+        rewritten.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        rewritten.replace(self._file)
         self._stream = self._file.open("a", buffering=1)
         self._board = SummaryWriter(str(workdir / "tensorboard" / stage), purge_step=start)
         self._console = Console()
@@ -40,22 +42,34 @@ class Recorder:
             self._progress.start()
         self._printed = time.monotonic()
 
-    def write(self, step: int, figures: Mapping[str, float]) -> None:
-        """Records the figures of a step; numbers that are not finite are written as null."""
+    def write(self, step: int, figures: Mapping[str, float], info: Any) -> None:
+        """Records and shows the figures of a step; numbers that are not finite are written as null.
+
+        Args:
+          info: of the step's batch; its fingerprint proves which samples the step has seen.
+        """
         clean = {k: (float(v) if math.isfinite(v) else None) for k, v in figures.items()}
-        self._stream.write(json.dumps({"stage": self.stage, "step": step, "time": time.time(), **clean}) + "\n")
+        line = {
+            "stage": self.stage,
+            "step": step,
+            "time": time.time(),
+            "fingerprint": info.fingerprint,
+            **clean,
+        }
+        self._stream.write(json.dumps(line) + "\n")
         for name, value in figures.items():
             self._board.add_scalar(name, value, step)
+        self._show(step, figures["loss"], figures["samples_per_second"])
 
-    def show(self, step: int, loss: float, samples_per_second: float) -> None:
+    def _show(self, step: int, loss: float, samples_per_second: float) -> None:
         """Moves the progress bar; without a terminal, prints a line every ten seconds."""
-        figures = f"loss {loss:.3f}  {samples_per_second:.1f} samples/s"
-        self._progress.update(self._bar, completed=step, figures=figures)
+        shown = f"loss {loss:.3f}  {samples_per_second:.1f} samples/s"
+        self._progress.update(self._bar, completed=step, figures=shown)
         if not self._console.is_terminal and (step == self.steps or time.monotonic() - self._printed > 10):
             self._printed = time.monotonic()
             left = self._progress.tasks[0].time_remaining
             ends = "" if left is None else f"  left {left / 60:.1f} min"
-            print(f"{self.stage}  step {step}/{self.steps}  {figures}{ends}", flush=True)
+            print(f"{self.stage}  step {step}/{self.steps}  {shown}{ends}", flush=True)
 
     def close(self) -> None:
         self._progress.stop()
@@ -64,23 +78,31 @@ class Recorder:
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; a last line that was cut by a kill is dropped. A missing file has none."""
+    """The lines of a metrics file; a last line that was cut by a kill is dropped. A missing file has none.
+
+    Raises:
+      ValueError: another line is damaged.
+    """
     if not file.exists():
         return []
     lines = []
-    for text in file.read_text().splitlines():
+    texts = file.read_text().splitlines()
+    for number, text in enumerate(texts, start=1):
         try:
             lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
+        except json.JSONDecodeError as error:
+            if number < len(texts):
+                raise ValueError(f"{file} line {number} is no JSON ({error}); correct or remove it") from error
     return lines
 
 
 class Meter:
     """Sums what happened between two lines of metrics."""
 
-    def __init__(self) -> None:
+    def __init__(self, unlogged: Sequence[Mapping[str, Any]] = ()) -> None:
+        """`unlogged` as a checkpoint kept it: earlier steps that the next line's losses are about."""
         self.reset()
+        self.device.extend(unlogged)
 
     def reset(self) -> None:
         self.started = time.perf_counter()
@@ -90,6 +112,14 @@ class Meter:
         self.used = 0
         self.positions = 0
         self.device: list[Mapping[str, Any]] = []
+
+    def restart_clock(self) -> None:
+        """Speeds count from here on: the first step is compiled."""
+        self.started = time.perf_counter()
+
+    def unlogged(self) -> list[dict[str, Any]]:
+        """The metrics of every step since the last reset, as plain numbers; waits for the device."""
+        return [{k: np.asarray(v, np.float64).tolist() for k, v in m.items()} for m in self.device]
 
     def add(self, wait: float, segment_ids: np.ndarray, metrics: Mapping[str, Any]) -> None:
         """One step: seconds waited for its batch, its [B, S] segments on the host, its metrics on the device."""
@@ -102,10 +132,10 @@ class Meter:
 
     def figures(self, tasks: tuple[str, ...]) -> dict[str, float]:
         """The means since the last reset; waits for the device."""
-        host = [{k: np.asarray(v) for k, v in m.items()} for m in self.device]
+        host = self.unlogged()
         seconds = time.perf_counter() - self.started
-        sums = sum(m["task_loss_sums"] for m in host)
-        tokens = sum(m["task_tokens"] for m in host)
+        sums = np.sum([m["task_loss_sums"] for m in host], axis=0)
+        tokens = np.sum([m["task_tokens"] for m in host], axis=0)
         by_task: dict[str, list[float]] = {}
         for task, loss, count in zip(tasks, sums, tokens):
             old = by_task.setdefault(task, [0.0, 0.0])

@@ -60,13 +60,15 @@ def learning_rate_scale(path: str, rule: ParameterRule, shape: tuple[int, ...]) 
 
 def learning_rate(schedule: Schedule, steps: int) -> optax.Schedule:
     """Linear from 0 over `warmup` steps to `peak`, cosine to `end` at the last step."""
-    return optax.warmup_cosine_decay_schedule(0.0, schedule.peak, schedule.warmup, max(steps, schedule.warmup + 1), schedule.end)
+    return optax.warmup_cosine_decay_schedule(
+        0.0, schedule.peak, schedule.warmup, max(steps, schedule.warmup + 1), schedule.end
+    )
 
 
 class ScaleState(NamedTuple):
     """Updates done so far (int32 scalar)."""
 
-    count: jax.Array
+    updates: jax.Array
 
 
 def make_optimizer(
@@ -81,11 +83,9 @@ def make_optimizer(
     def update(updates: dict, state: ScaleState, params: dict | None = None) -> tuple[dict, ScaleState]:
         if params is None:
             raise ValueError("weight decay needs the parameters")
-        rate = schedule(state.count)
-        new = {
-            p: -rate * scales[p] * (u + table.rules[p].weight_decay * params[p]) for p, u in updates.items()
-        }
-        return new, ScaleState(state.count + 1)
+        rate = schedule(state.updates)
+        new = {p: -rate * scales[p] * (u + table.rules[p].weight_decay * params[p]) for p, u in updates.items()}
+        return new, ScaleState(state.updates + 1)
 
     by_table = optax.GradientTransformation(lambda params: ScaleState(jnp.zeros((), jnp.int32)), update)
     return optax.chain(

@@ -50,7 +50,8 @@ def batch_loss(
     weighted = losses * batch.loss_weights
     per_task = jax.nn.one_hot(batch.task_ids, tasks, dtype=jnp.float32)
     sums = Sums(
-        loss=jnp.einsum("bs,bsk->k", weighted, per_task), tokens=jnp.einsum("bs,bsk->k", batch.loss_weights, per_task)
+        loss=jnp.einsum("bs,bsk->k", weighted, per_task),
+        tokens=jnp.einsum("bs,bsk->k", batch.loss_weights, per_task),
     )
     return weighted.sum(), sums
 
@@ -61,7 +62,10 @@ def split_for_accumulation(batch: Batch, slices: int) -> Batch:
 
 
 def make_step(
-    architecture: Architecture, precision: PrecisionConfig, stage: Stage, optimizer: optax.GradientTransformation
+    architecture: Architecture,
+    precision: PrecisionConfig,
+    stage: Stage,
+    optimizer: optax.GradientTransformation,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """The pure function (state, batch) -> (state, metrics); the caller jits it with shardings and donation.
 
@@ -93,7 +97,7 @@ def make_step(
             "loss": sums.loss.sum() / total,
             "task_loss_sums": sums.loss,
             "task_tokens": sums.tokens,
-            "grad_norm": optax.global_norm(gradients),
+            "grad_norm": optax.tree.norm(gradients),
         }
         return TrainState(state.step + 1, trained, state.frozen, optimizer_state), metrics
 

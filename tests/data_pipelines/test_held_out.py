@@ -31,9 +31,7 @@ class Records(list):
 @pytest.fixture(scope="module")
 def sources() -> dict[str, Records]:
     return {
-        kind: Records(
-            make_record(1, Source(f"held_out/{kind}", kind, True, 24, stream), i) for i in range(24)
-        )
+        kind: Records(make_record(1, Source(f"held_out/{kind}", kind, True, 24, stream), i) for i in range(24))
         for stream, kind in enumerate((SCENES, DOCUMENTS, CHATS))
     }
 
@@ -57,10 +55,7 @@ def test_a_perfect_model_scores_one(examples):
     result = evaluate(examples, lambda prompts, most: [answers[id(prompt)] for prompt in prompts])
     assert result.scores.pop("refer_mean_iou") > 0.97  # rounding to a thousandth, and 999 against 1000
     assert set(result.scores.values()) == {1.0}
-    assert all(
-        evaluate(examples, lambda prompts, most: [""] * len(prompts)).scores[key] == 0
-        for key in result.scores
-    )
+    assert all(evaluate(examples, lambda prompts, most: [""] * len(prompts)).scores[key] == 0 for key in result.scores)
 
 
 def test_right_answers_fit_the_token_budgets(examples):
@@ -69,9 +64,7 @@ def test_right_answers_fit_the_token_budgets(examples):
     """
     tokenizer = load_tokenizer("bytes")
     for example in examples:
-        assert (
-            len(tokenizer.encode(f" {example.answer}")) + 1 <= BENCHMARKS[example.benchmark].max_new_tokens
-        ), example
+        assert len(tokenizer.encode(f" {example.answer}")) + 1 <= BENCHMARKS[example.benchmark].max_new_tokens, example
 
 
 @pytest.mark.parametrize(
@@ -108,8 +101,7 @@ def test_one_question_of_each_record_comes_first():
     mixed.
     """
     records = [
-        Record(f"r{i}", questions=tuple(Question(f"q{j}", "a", "chat") for j in range(3)), images=())
-        for i in range(4)
+        Record(f"r{i}", questions=tuple(Question(f"q{j}", "a", "chat") for j in range(3)), images=()) for i in range(4)
     ]
     asked = Asked(CHATS, ASKED["chat"].examples, 6)
     chosen = [(example.key, example.question) for example in choose(records, asked, 6)]

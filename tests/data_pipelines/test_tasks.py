@@ -61,9 +61,7 @@ def test_format(task):
     """
     sample = TASKS[task](RECORD)
     assert sample.images == (b"jpeg",)
-    pairs = [
-        part for prompt, target in EXPECTED[task] for part in (Text(prompt), Text(target, supervised=True))
-    ]
+    pairs = [part for prompt, target in EXPECTED[task] for part in (Text(prompt), Text(target, supervised=True))]
     assert sample.parts == (Image(0), *pairs)
 
 

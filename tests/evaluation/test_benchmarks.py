@@ -9,10 +9,7 @@ from qwenvl_jax.evaluation.benchmarks import BENCHMARKS, evaluate, gallery, upri
 from qwenvl_jax.processing.example import Example
 from qwenvl_jax.processing.sample import Image, Sample, Text
 
-CAPTION = (
-    "<ref>a red star</ref><box>(100,100),(299,299)</box> and "
-    "<ref>a red ring</ref><box>(500,0),(700,200)</box>"
-)
+CAPTION = "<ref>a red star</ref><box>(100,100),(299,299)</box> and <ref>a red ring</ref><box>(500,0),(700,200)</box>"
 OCR = (
     "<ref>EXIT 7</ref> <quad>(0,0),(200,0),(200,100),(0,100)</quad> "
     "<ref>exit</ref> <quad>(0,500),(200,500),(200,600),(0,600)</quad>"

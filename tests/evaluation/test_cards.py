@@ -29,9 +29,7 @@ def test_true_boxes_are_dashed_below_predicted_ones(item):
 
 def test_boxes_are_drawn_on_the_picture_that_is_asked_about(item):
     """The last "Picture N" of the question counts; otherwise, as in the original, the latest picture."""
-    assert (
-        marked_picture(item("chat_refer", "", "", 1, question="Where is it in Picture 1?", pictures=2)) == 0
-    )
+    assert marked_picture(item("chat_refer", "", "", 1, question="Where is it in Picture 1?", pictures=2)) == 0
     assert marked_picture(item("chat_refer", "", "", 1, question="Where is it?", pictures=2)) == 1
     assert marked_picture(item("chat_refer", "", "", 1, question="In Picture 7?", pictures=2)) == 1
 

@@ -56,6 +56,4 @@ def test_nothing_to_draw_is_empty():
 
 def test_titles_are_escaped():
     """A stage's name may hold anything."""
-    assert 'aria-label="&lt;b&gt; &amp; &quot;c&quot;"' in line_chart(
-        [Line("a", [1.0], [1.0], "c0")], '<b> & "c"'
-    )
+    assert 'aria-label="&lt;b&gt; &amp; &quot;c&quot;"' in line_chart([Line("a", [1.0], [1.0], "c0")], '<b> & "c"')

@@ -30,10 +30,7 @@ def test_text_that_no_font_can_write_is_left_out(item, monkeypatch):
 
 def test_sentences_have_no_markup(item):
     """Markup becomes words; boxes become their overlap."""
-    assert (
-        sentence_of(item("ocr", "", "<ref>EXIT</ref> <quad>(1,1),(2,2),(3,3),(4,4)</quad>", 1)).answer
-        == "EXIT"
-    )
+    assert sentence_of(item("ocr", "", "<ref>EXIT</ref> <quad>(1,1),(2,2),(3,3),(4,4)</quad>", 1)).answer == "EXIT"
     box = "<box>(100,100),(500,500)</box>"
     assert sentence_of(item("refer", box, box, 1, question="the ring")) == ("the ring", "IoU 1.00", True)
     assert sentence_of(item("vqa", "red", " red", 0)).answer == "red"

@@ -80,8 +80,7 @@ def test_labels_without_a_font_are_numbered(monkeypatch):
     monkeypatch.setattr(drawing, "findSystemFonts", lambda: [])
     drawing.font_for.cache_clear()
     texts = [
-        f"<ref>{phrase}</ref><box>(1{i}0,100),(500,500)</box>"
-        for i, phrase in enumerate(("红色的圆", "ring", "星"))
+        f"<ref>{phrase}</ref><box>(1{i}0,100),(500,500)</box>" for i, phrase in enumerate(("红色的圆", "ring", "星"))
     ]
     drawn = draw_boxes(Image.new("RGB", (500, 500)), "".join(itertools.chain(texts)))
     drawing.font_for.cache_clear()

@@ -141,9 +141,7 @@ def test_trimming_keeps_the_newest_pairs_that_fit(
     system_block = 2 + len("system\n?")
 
     def fits(tail: Sequence[ChatTurn]) -> bool:
-        return (
-            encode(chat_prompt(tail, "", system="?"), byte_level).tokens.size - empty + system_block < window
-        )
+        return encode(chat_prompt(tail, "", system="?"), byte_level).tokens.size - empty + system_block < window
 
     kept = trim_history(history, byte_level, queries=4, system="?", max_window_size=window)
     tails = (history[start:] for start in range(0, len(history), 2))

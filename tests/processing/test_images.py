@@ -105,9 +105,7 @@ def test_truncated_pictures_are_refused(kind: str) -> None:
         decode_image(data[: len(data) // 2])
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"<html>not found</html>", b"\xff\xd8\xff", b"%!PS-Adobe-3.0 EPSF-3.0"]
-)
+@pytest.mark.parametrize("data", [b"", b"<html>not found</html>", b"\xff\xd8\xff", b"%!PS-Adobe-3.0 EPSF-3.0"])
 def test_no_picture(data: bytes) -> None:
     """What a crawler stores instead of a picture is refused in a sentence."""
     with pytest.raises(ValueError, match="are no readable picture; give JPEG"):

@@ -11,9 +11,7 @@ from qwenvl_jax.processing import markup as m
 coordinates = st.integers(0, 999)
 points = st.tuples(coordinates, coordinates)
 # NFC may compose a combining mark with the tag's last character; the original's markup breaks there too.
-words = st.text(
-    st.characters(exclude_categories=["Cs", "M"], exclude_characters="<>"), min_size=1, max_size=12
-)
+words = st.text(st.characters(exclude_categories=["Cs", "M"], exclude_characters="<>"), min_size=1, max_size=12)
 texts = words.map(lambda text: unicodedata.normalize("NFC", text))
 elements = st.one_of(
     texts.map(m.PlainText),

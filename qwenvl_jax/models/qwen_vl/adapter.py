@@ -36,7 +36,10 @@ class Adapter(nnx.Module):
         kernel_axes = ("embed", "heads", "head")
         self.query = parameter(rngs, truncated_normal(0.02), (grid**2, d), ("position", "embed"))
         self.position = parameter(
-            rngs, lambda key, shape, dtype: jnp.asarray(sine_positions(grid, d), dtype), (grid**2, d), ("position", "embed")
+            rngs,
+            lambda key, shape, dtype: jnp.asarray(sine_positions(grid, d), dtype),
+            (grid**2, d),
+            ("position", "embed"),
         )
         self.kv = Projection("bpc,cd->bpd", (c, d), ("vision", "embed"), rngs)
         self.norm_q, self.norm_kv = LayerNorm(d, rngs), LayerNorm(d, rngs)

@@ -44,7 +44,12 @@ class LanguageBlock(nnx.Module):
     def __init__(self, config: LanguageConfig, rngs: nnx.Rngs):
         d, n, f, layers = config.width, config.heads, config.mlp_width, config.layers
         h = d // n
-        inward = {"shape": (d, n, h), "axes": ("embed", "heads", "head"), "bias": (1, 2), "layers": layers}
+        inward: dict[str, Any] = {
+            "shape": (d, n, h),
+            "axes": ("embed", "heads", "head"),
+            "bias": (1, 2),
+            "layers": layers,
+        }
         residual = normal((2 * layers * d) ** -0.5)
         self.norm_1 = RMSNorm(d, rngs, layers)
         self.q = Projection("bsd,dnh->bsnh", rngs=rngs, **inward)
@@ -56,7 +61,14 @@ class LanguageBlock(nnx.Module):
         self.norm_2 = RMSNorm(d, rngs, layers)
         self.up = Projection("bsd,df->bsf", (d, f), ("embed", "mlp"), rngs, layers=layers)
         self.gate = Projection("bsd,df->bsf", (d, f), ("embed", "mlp"), rngs, layers=layers)
-        self.down = Projection("bsf,fd->bsd", (f, d), ("mlp", "embed"), rngs, layers=layers, init=normal((2 * layers * f) ** -0.5))
+        self.down = Projection(
+            "bsf,fd->bsd",
+            (f, d),
+            ("mlp", "embed"),
+            rngs,
+            layers=layers,
+            init=normal((2 * layers * f) ** -0.5),
+        )
 
     def __call__(
         self,
@@ -117,9 +129,7 @@ class LanguageModel(nnx.Module):
         The first call (the prompts, padded on the left with segment 0) fills an empty cache; later ones add a token.
         """
         seen = jax.lax.dynamic_update_slice_in_dim(cache.segment_ids, segment_ids, cache.length, 1)
-        x, (k, v) = self._layers(
-            x, self._angles(positions), segment_ids, seen, cache.length, (cache.k, cache.v)
-        )
+        x, (k, v) = self._layers(x, self._angles(positions), segment_ids, seen, cache.length, (cache.k, cache.v))
         return self.norm(x), Cache(k, v, seen, cache.length + x.shape[1])
 
     def _angles(self, positions: jax.Array) -> tuple[jax.Array, jax.Array]:

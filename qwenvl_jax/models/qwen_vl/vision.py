@@ -22,14 +22,17 @@ class VisionBlock(nnx.Module):
     def __init__(self, config: VisionConfig, rngs: nnx.Rngs):
         d, n, f, layers = config.width, config.heads, config.mlp_width, config.layers
         h = d // n
-        inward = {"shape": (d, n, h), "axes": ("embed", "heads", "head"), "bias": (1, 2), "layers": layers}
+        inward: dict[str, Any] = {
+            "shape": (d, n, h),
+            "axes": ("embed", "heads", "head"),
+            "bias": (1, 2),
+            "layers": layers,
+        }
         self.norm_1 = LayerNorm(d, rngs, layers)
         self.q = Projection("bpd,dnh->bpnh", rngs=rngs, **inward)
         self.k = Projection("bpd,dnh->bpnh", rngs=rngs, **inward)
         self.v = Projection("bpd,dnh->bpnh", rngs=rngs, **inward)
-        self.out = Projection(
-            "bpnh,nhd->bpd", (n, h, d), ("heads", "head", "embed"), rngs, bias=(2,), layers=layers
-        )
+        self.out = Projection("bpnh,nhd->bpd", (n, h, d), ("heads", "head", "embed"), rngs, bias=(2,), layers=layers)
         self.norm_2 = LayerNorm(d, rngs, layers)
         self.up = Projection("bpd,df->bpf", (d, f), ("embed", "mlp"), rngs, bias=(1,), layers=layers)
         self.down = Projection("bpf,fd->bpd", (f, d), ("mlp", "embed"), rngs, bias=(1,), layers=layers)
@@ -48,9 +51,7 @@ class VisionEncoder(nnx.Module):
     def __init__(self, config: VisionConfig, precision: PrecisionConfig, rngs: nnx.Rngs):
         self.config, self.precision = config, precision
         d, patch = config.width, config.patch
-        self.patch_embedding = Projection(
-            "bpk,kd->bpd", (patch * patch * 3, d), ("patch", "embed"), rngs
-        )
+        self.patch_embedding = Projection("bpk,kd->bpd", (patch * patch * 3, d), ("patch", "embed"), rngs)
         self.position = parameter(rngs, normal(d**-0.5), (config.position_grid**2, d), ("position", "embed"))
         self.norm_pre = LayerNorm(d, rngs)
         self.blocks = VisionBlock(config, rngs)

@@ -152,7 +152,11 @@ def to_original(parameters: Mapping[str, Any], config: QwenVLConfig) -> dict[str
 def _sizes(entry: Entry, config: QwenVLConfig) -> dict[str, int]:
     """The sizes that einops cannot infer from a tensor: fused slices, heads, the patch."""
     part = entry.paths[0].split("/")[0]
-    heads = {"vision": config.vision.heads, "adapter": config.adapter.heads, "language": config.language.heads}
+    heads = {
+        "vision": config.vision.heads,
+        "adapter": config.adapter.heads,
+        "language": config.language.heads,
+    }
     known = {"s": len(entry.paths), "n": heads[part], "p": config.vision.patch, "q": config.vision.patch}
     grouped = "".join(group.partition(")")[0] for group in entry.pattern.split("(")[1:])
     return {letter: size for letter, size in known.items() if letter in grouped}

@@ -43,8 +43,7 @@ def right_answer(scenes, question: str) -> str:
         return "yes" if all(any(found[1] in pair for pair in objects) for objects in words) else "no"
     if found := re.fullmatch(r"Which picture shows the larger (\w+)\?", question):
         first, second = (
-            [item.extent / (s.width + s.height) for item in s.objects if item.look.shape == found[1]]
-            for s in scenes
+            [item.extent / (s.width + s.height) for item in s.objects if item.look.shape == found[1]] for s in scenes
         )
         assert len(first) == len(second) == 1
         return f"Picture {1 if first[0] > second[0] else 2}"

@@ -52,7 +52,5 @@ def test_picture_is_a_jpeg_of_the_scene():
     """A rendered scene is a JPEG of the scene's size; the same seed gives the same bytes."""
     scene = sample_scene(np.random.default_rng(3), held_out=False)
     image = render_scene(np.random.default_rng(4), scene)
-    assert (
-        Image.open(io.BytesIO(image.data)).size == (scene.width, scene.height) == (image.width, image.height)
-    )
+    assert Image.open(io.BytesIO(image.data)).size == (scene.width, scene.height) == (image.width, image.height)
     assert image == render_scene(np.random.default_rng(4), scene)

@@ -42,7 +42,7 @@ def golden() -> dict[str, np.ndarray]:
 def model(golden):
     """(architecture, parameters) with the original's weights."""
     weights = {name.removeprefix("w/"): array for name, array in golden.items() if name.startswith("w/")}
-    return build(CONFIG, PrecisionConfig(compute="float32")), from_original(weights, CONFIG)
+    return build(CONFIG, PrecisionConfig(compute="float32")), jax.tree.map(jnp.asarray, from_original(weights, CONFIG))
 
 
 def close(ours, theirs) -> None:
@@ -103,17 +103,21 @@ def test_logits_of_a_left_padded_batch(golden, model) -> None:
 
 
 def originals_attention(q, k, v, *, query_segments, key_segments, causal, query_start) -> jax.Array:
-    """Ours for real queries; for padding the original's, whose two masks leave it the mean of earlier padding and later text.
+    """Ours for real queries; for padding what the original's two added masks make of it.
 
     The golden loss has one target that padding predicts: the first token of the left-padded row. We never learn that.
+    float32's lowest number swallows the scores, so padding sees earlier padding and later text with equal weights, while the
+    gradient still passes to the scores.
     """
     ours = attention(
         q, k, v, query_segments=query_segments, key_segments=key_segments, causal=causal, query_start=query_start
     )  # fmt: skip
     earlier = jnp.arange(q.shape[1])[:, None] >= jnp.arange(k.shape[1])
-    seen = jnp.where(key_segments[:, None] == 0, earlier, ~earlier).astype(v.dtype)
-    mean = jnp.einsum("bst,btnh->bsnh", seen / seen.sum(-1, keepdims=True), v)
-    return jnp.where(query_segments[:, :, None, None] == 0, mean, ours)
+    seen = jnp.where(key_segments[:, None] == 0, earlier, ~earlier)
+    scores = jnp.einsum("bsnh,btnh->bnst", q, k) * q.shape[-1] ** -0.5
+    swallowed = jnp.where(seen[:, None], scores - jax.lax.stop_gradient(scores), jnp.finfo(q.dtype).min)
+    theirs = jnp.einsum("bnst,btnh->bsnh", jax.nn.softmax(swallowed), v)
+    return jnp.where(query_segments[:, :, None, None] == 0, theirs, ours)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +132,8 @@ def graded(golden, model):
     @jax.value_and_grad
     def run(parameters):
         module = architecture.assemble(parameters)
-        hidden = module.language(embed(module, pixels_of(golden), text), text.positions, text.segments)
+        x = embed(module, pixels_of(golden), text)
+        hidden = module.language(x, np.arange(text.ids.shape[1])[None], text.segments)  # padding counts there
         losses = token_losses(hidden, module.language.head.kernel[...], np.maximum(targets, 0), chunks=4)
         return (losses * weights).sum() / weights.sum()
 

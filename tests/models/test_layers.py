@@ -1,0 +1,60 @@
+"""Promises of `qwenvl_jax.models.layers`."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_model import CONFIG, PRECISION, random_batch
+
+from qwenvl_jax.models.layers import REMAT_POLICIES, apply_rotary, fan_in, rotary_angles
+from qwenvl_jax.models.parameters import build
+from qwenvl_jax.training.step import batch_loss
+
+
+@given(st.integers(0, 2000), st.integers(0, 2000), st.integers(0, 2000))
+@settings(max_examples=20, deadline=None)
+def test_rotary_scores_depend_on_distance_alone(first: int, second: int, shift: int) -> None:
+    """Moving a query and a key by the same number of positions leaves their score."""
+    q, k = np.random.default_rng(first).normal(size=(2, 1, 1, 8)).astype(np.float32)
+
+    def score(a: int, b: int) -> float:
+        turned = [apply_rotary(x, rotary_angles(np.array([p]), 8, 10000.0)) for x, p in ((q, a), (k, b))]
+        return float((turned[0] * turned[1]).sum())
+
+    assert score(first, second) == pytest.approx(score(first + shift, second + shift), abs=2e-3)
+
+
+def test_rotary_runs_in_float32() -> None:
+    """Angles of large positions keep their precision in bfloat16 models, and the type comes back."""
+    x = jnp.ones((1, 1, 1, 4), jnp.bfloat16)
+    angles = rotary_angles(np.array([[2001]]), 4, 10000.0)
+    turned = apply_rotary(x, angles)
+    assert angles[0].dtype == jnp.float32
+    assert turned.dtype == jnp.bfloat16
+    cos, sin = np.cos(2001.0), np.sin(2001.0)
+    np.testing.assert_allclose(np.asarray(turned, np.float32)[0, 0, 0, [0, 2]], [cos - sin, cos + sin], atol=0.01)
+
+
+def test_fan_in_reads_the_equation() -> None:
+    """The dimensions that are summed over, not those that come out."""
+    assert fan_in("bsd,dnh->bsnh", (6, 2, 5)) == 6
+    assert fan_in("bsnh,nhd->bsd", (2, 5, 6)) == 10
+
+
+def test_remat_and_unrolling_change_no_gradient(parameters) -> None:
+    """Every rematerialisation policy and unrolling compute the same loss and gradients."""
+    batch = random_batch(0, rows=2)
+    found = {}
+    for remat, unroll in [*((name, 1) for name in REMAT_POLICIES), ("everything", 3)]:
+        precision = dataclasses.replace(PRECISION, remat=remat, unroll=unroll)
+        architecture = build(CONFIG, precision)
+        loss = partial(batch_loss, architecture, PRECISION, 2, batch=batch)
+        found[remat, unroll] = jax.jit(jax.value_and_grad(loss, has_aux=True))(parameters)
+    expected = found.pop(("everything", 1))
+    for result in found.values():
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), result, expected)

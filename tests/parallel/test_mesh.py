@@ -1,0 +1,86 @@
+"""Promises of `qwenvl_jax.parallel.mesh` on eight forced host devices."""
+
+import math
+
+import pytest
+from jax.sharding import PartitionSpec
+
+from configs.qwen_vl import MODEL
+from qwenvl_jax.config import MeshConfig, PrecisionConfig
+from qwenvl_jax.models.parameters import build
+from qwenvl_jax.parallel.mesh import (
+    AXES,
+    batch_sharding,
+    check_rows,
+    make_mesh,
+    parameter_shardings,
+    parameter_spec,
+)
+
+
+@pytest.mark.parametrize(
+    "config, sizes",
+    [
+        (MeshConfig(), (8, 1, 1)),
+        (MeshConfig(data=1, fsdp=-1, tensor=2), (1, 4, 2)),
+        (MeshConfig(2, 2, 2), (2, 2, 2)),
+    ],
+)
+def test_sizes(config: MeshConfig, sizes: tuple[int, ...]) -> None:
+    """-1 takes the devices that remain."""
+    mesh = make_mesh(config)
+    assert mesh.axis_names == AXES
+    assert mesh.devices.shape == sizes
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MeshConfig(3), MeshConfig(2, 2, 1), MeshConfig(-1, -1), MeshConfig(0), MeshConfig(-2), MeshConfig(16, -1),
+    ],
+)  # fmt: skip
+def test_sizes_that_do_not_cover_the_devices(config: MeshConfig) -> None:
+    """One sentence names the mesh, the number of devices and the sizes that work."""
+    with pytest.raises(ValueError, match=r"mesh data=.* does not cover 8 devices: take sizes of \[1, 2, 4, 8\]"):
+        make_mesh(config)
+
+
+def test_specs() -> None:
+    """Matrices lie over fsdp and tensor, vectors everywhere, the axis of layers is never split."""
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    kernel = parameter_spec("k", ("layers", "embed", "heads", "head"), (3, 8, 2, 5), mesh)
+    assert kernel == PartitionSpec(None, "fsdp", "tensor", None)
+    assert parameter_spec("n", ("layers", "embed"), (3, 8), mesh) == PartitionSpec(None, None)
+    assert batch_sharding(mesh).spec == PartitionSpec(("data", "fsdp"))
+
+
+@pytest.mark.parametrize(
+    "axes, shape, sentence",
+    [
+        (("embed", "heads", "head"), (8, 3, 5), r"x/k: heads=3 .* mesh\.tensor=2; sizes that work: \[1, 3\]"),
+        (("embed", "depth"), (8, 8), r"x/k: logical axis 'depth' has no rule"),
+        (("mlp", "vocab"), (8, 8), r"x/k: .* two dimensions on one mesh axis"),
+    ],
+)
+def test_parameters_that_do_not_fit(axes: tuple[str, ...], shape: tuple[int, ...], sentence: str) -> None:
+    """One sentence names the parameter, what does not fit, and the sizes that work."""
+    with pytest.raises(ValueError, match=sentence):
+        parameter_spec("x/k", axes, shape, make_mesh(MeshConfig(2, 2, 2)))
+
+
+def test_rows_that_do_not_fit() -> None:
+    """Rows that the data shards or the accumulation do not divide are refused with the next numbers that work."""
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    check_rows(8, 2, mesh)
+    with pytest.raises(ValueError, match=r"rows=10 .* 4 data shards .* accumulation=2; rows that work: 8, 16"):
+        check_rows(10, 2, mesh)
+    with pytest.raises(ValueError, match=r"rows that work: 4$"):
+        check_rows(2, 1, mesh)
+
+
+def test_the_full_model_fits_a_mesh() -> None:
+    """Every parameter of Qwen-VL has a place on fsdp x tensor = 2 x 2; what is not split by four is under 1 %."""
+    architecture = build(MODEL, PrecisionConfig())
+    shardings = parameter_shardings(architecture.axes, architecture.shapes, make_mesh(MeshConfig(2, 2, 2)))
+    held = sum(math.prod(shardings[p].shard_shape(s.shape)) for p, s in architecture.shapes.items())
+    assert architecture.size / 4 < held < 1.01 * architecture.size / 4

@@ -1,0 +1,65 @@
+"""Promises of `qwenvl_jax.training.checkpoints`."""
+
+from contextlib import closing
+
+import jax
+import numpy as np
+import pytest
+from small_model import TRAIN_ALL, small_run, small_stage
+
+from qwenvl_jax.config import MeshConfig, ParameterRule
+from qwenvl_jax.parallel.mesh import make_mesh
+from qwenvl_jax.training.checkpoints import Checkpoints, load_parameters, newest, read_position
+from qwenvl_jax.training.loop import initial_state
+
+POSITION = {"stage": "multitask", "fingerprint": "abc", "unlogged": []}
+
+
+@pytest.fixture(scope="module")
+def state_on(architecture, parameters):
+    """mesh sizes, rules of the stage -> its first state."""
+
+    def make(sizes: tuple[int, int, int], rules=TRAIN_ALL, initial=parameters):
+        stage = small_stage(parameters=rules)
+        mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: np.prod(sizes)])
+        return initial_state(small_run(stage), stage, architecture, initial, mesh)[0]
+
+    return make
+
+
+def test_another_mesh_restores_the_same_bits(tmp_path, parameters, state_on) -> None:
+    """Saved from 2 x 2 x 2 devices, restored on one: parameters, moments, step and position are the same."""
+    state = state_on((2, 2, 2))
+    with closing(Checkpoints(tmp_path / "s", keep=2)) as checkpoints:
+        checkpoints.save(7, state, POSITION)
+        checkpoints.wait()
+        like = state_on((1, 1, 1), initial={p: np.zeros_like(a) for p, a in parameters.items()})
+        restored, position = checkpoints.restore(checkpoints.latest(), like)
+    assert position == POSITION
+    assert restored.step == 7
+    jax.tree.map(np.testing.assert_array_equal, restored[1:], state[1:])
+    jax.tree.map(lambda a, b: a.sharding == b.sharding or pytest.fail("sharding"), restored[1:], like[1:])
+
+
+@pytest.mark.parametrize("frozen", [(), ("vision/.*",)])
+def test_all_parameters_come_back_by_path(tmp_path, parameters, state_on, frozen) -> None:
+    """Trained and frozen together, bit by bit, with or without frozen ones; the position is readable by itself."""
+    rules = (*(ParameterRule(pattern, frozen=True) for pattern in frozen), ParameterRule(".*"))
+    with closing(Checkpoints(tmp_path / "checkpoints" / "multitask", keep=2)) as checkpoints:
+        checkpoints.save(3, state_on((1, 1, 1), rules), POSITION)
+    loaded = load_parameters(tmp_path, "multitask", 3)
+    assert loaded.keys() == parameters.keys()
+    assert all(np.array_equal(loaded[p], parameters[p]) for p in parameters)
+    assert read_position(tmp_path, "multitask", 3) == POSITION
+
+
+def test_newest_looks_at_the_last_stage_first(tmp_path, state_on) -> None:
+    """The last stage that has a checkpoint, its newest step; a folder without one is told what to do."""
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint of pretrain, sft; train first"):
+        newest(tmp_path, ("pretrain", "sft"))
+    state = state_on((1, 1, 1))
+    for stage, steps in (("pretrain", (4, 12)), ("sft", ())):
+        with closing(Checkpoints(tmp_path / "checkpoints" / stage, keep=2)) as checkpoints:
+            for step in steps:
+                checkpoints.save(step, state, POSITION)
+    assert newest(tmp_path, ("pretrain", "sft")) == ("pretrain", 12)

@@ -1,0 +1,146 @@
+"""Promises of `qwenvl_jax.training.loop`: a stage from end to end, killed, stopped and resumed."""
+
+import os
+import signal
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from small_model import random_batch, small_run, small_stage
+
+from configs.qwen_vl import parameter_tables
+from qwenvl_jax.config import CheckpointConfig, MeshConfig
+from qwenvl_jax.parallel.mesh import make_mesh
+from qwenvl_jax.training import loop
+from qwenvl_jax.training.checkpoints import load_parameters, read_position
+from qwenvl_jax.training.metrics import read_metrics
+
+STAGE = small_stage(name="sft", steps=9, parameters=parameter_tables(2, 0.95, 0.05)["sft"])
+# Lines every 2 steps and checkpoints every 3: a checkpoint falls between two lines.
+RUN = small_run(STAGE, checkpoint=CheckpointConfig(every=3, keep=2), log_every=2)
+TIMES = {"time", "tokens_per_second", "samples_per_second", "step_seconds", "data_wait", "flops_per_second", "mfu"}
+TIMES |= {"padding"}  # of the steps since the restart
+
+
+class Stop(Exception):
+    """A kill."""
+
+
+def batches(start: int, at: int | None = None, act=None):
+    """The stream as a pure function of the step; before step `at`, `act()` happens."""
+    for step in range(start, STAGE.steps):
+        if step == at:
+            act()
+        yield random_batch(step), SimpleNamespace(fingerprint=f"batch {step}")
+
+
+def kill():
+    raise Stop
+
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.fixture(scope="module")
+def train(architecture, parameters):
+    """(workdir, stream) -> parameters after the stage; the step is compiled once for all runs of this file."""
+    mesh, compiled = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]), {}
+    compile_step = loop.compile_step
+
+    def compile_once(run, *arguments):
+        if run not in compiled:
+            compiled[run] = compile_step(run, *arguments)
+        return compiled[run]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "compile_step", compile_once)
+        patch.setattr(loop, "peak_flops", lambda: 1e12)
+        yield lambda workdir, stream=batches: loop.train_stage(
+            RUN, STAGE, architecture, parameters, stream, mesh, workdir
+        )
+
+
+@pytest.fixture(scope="module")
+def never_stopped(train, tmp_path_factory):
+    """(workdir, parameters after the stage) of a run from the first step to the last."""
+    workdir = tmp_path_factory.mktemp("never")
+    return workdir, train(workdir)
+
+
+def lines(workdir) -> list[dict]:
+    """The metrics without what a clock measures."""
+    found = read_metrics(workdir / "metrics.jsonl")
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in found]
+
+
+def same_end(workdir, parameters, never_stopped) -> None:
+    assert lines(workdir) == lines(never_stopped[0])
+    for path, expected in never_stopped[1].items():
+        assert np.array_equal(parameters[path], expected), path
+
+
+def test_a_stage_records_every_second_step_and_the_last(never_stopped) -> None:
+    """Losses per task, FLOPs by part and the batch's fingerprint stand in metrics.jsonl; TensorBoard files beside it."""
+    workdir, _ = never_stopped
+    found = read_metrics(workdir / "metrics.jsonl")
+    assert [line["step"] for line in found] == [2, 4, 6, 8, 9]
+    assert found[-1]["fingerprint"] == "batch 8"
+    assert {"loss", "loss/caption", "loss/vqa", "grad_norm", "learning_rate", "padding", "data_wait", "mfu"} <= set(
+        found[0]
+    )
+    assert {"flops/vision", "flops/adapter", "flops/language", "flops/loss"} <= set(found[0])
+    assert all(0 <= line["data_wait"] <= 1 for line in found)
+    assert list((workdir / "tensorboard" / "sft").iterdir())
+
+
+def test_the_newest_checkpoints_stay(never_stopped, architecture) -> None:
+    """The last two of 3, 6, 9; the last one holds the parameters that were returned, and where the data stood."""
+    workdir, parameters = never_stopped
+    assert sorted(p.name for p in (workdir / "checkpoints" / "sft").iterdir() if p.name.isdigit()) == ["6", "9"]
+    loaded = load_parameters(workdir, "sft", 9)
+    assert loaded.keys() == architecture.shapes.keys()
+    assert all(np.array_equal(loaded[p], parameters[p]) for p in parameters)
+    assert read_position(workdir, "sft", 9) == {"stage": "sft", "fingerprint": "batch 8", "unlogged": []}
+
+
+def test_frozen_parameters_keep_their_bits(never_stopped, parameters) -> None:
+    """After a stage with a frozen ViT its parameters are the old ones, and all others are not."""
+    for path, after in never_stopped[1].items():
+        frozen = path.startswith("vision/") or path == "adapter/position"
+        assert np.array_equal(after, parameters[path]) == frozen, path
+
+
+def test_a_finished_stage_trains_nothing(train, never_stopped) -> None:
+    """A second call reads the last checkpoint; the data is not even opened."""
+    workdir, parameters = never_stopped
+    before = (workdir / "metrics.jsonl").read_bytes()
+    again = train(workdir, lambda start: pytest.fail("data was opened"))
+    assert all(np.array_equal(again[p], parameters[p]) for p in parameters)
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("at", [2, 5, 8])
+def test_a_killed_run_ends_with_the_same_bits(train, never_stopped, tmp_path, at: int) -> None:
+    """Killed before the first checkpoint, between two lines, and before the last step: losses and parameters are those
+    of a run never stopped."""
+    with pytest.raises(Stop):
+        train(tmp_path, lambda start: batches(start, at, kill))
+    starts = []
+    parameters = train(tmp_path, lambda start: starts.append(start) or batches(start))
+    assert starts == [at - at % 3]
+    same_end(tmp_path, parameters, never_stopped)
+
+
+def test_a_signal_saves_and_stops(train, never_stopped, tmp_path) -> None:
+    """Ctrl-C ends the step, saves it and raises; the handlers are put back, and the run goes on from that very step."""
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, lambda start: batches(start, 4, interrupt))
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert read_position(tmp_path, "sft", 5)["fingerprint"] == "batch 4"
+    starts = []
+    parameters = train(tmp_path, lambda start: starts.append(start) or batches(start))
+    assert starts == [5]
+    same_end(tmp_path, parameters, never_stopped)

@@ -1,0 +1,94 @@
+"""Promises of `qwenvl_jax.training.metrics`."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from qwenvl_jax.training.metrics import Meter, Recorder, read_metrics
+
+INFO = SimpleNamespace(fingerprint="abc")
+
+
+def write(recorder: Recorder, *steps: int) -> None:
+    for step in steps:
+        recorder.write(step, {"loss": 1.0 / step, "samples_per_second": 2.0}, INFO)
+    recorder.close()
+
+
+def test_a_cut_last_line_is_dropped(tmp_path) -> None:
+    """A kill in the middle of a write costs that line; a missing file has none."""
+    file = tmp_path / "metrics.jsonl"
+    assert read_metrics(file) == []
+    file.write_text('{"step": 1}\n{"step": 2}\n{"step": 3, "lo')
+    assert read_metrics(file) == [{"step": 1}, {"step": 2}]
+
+
+def test_a_damaged_line_is_named(tmp_path) -> None:
+    """Damage elsewhere is no kill: the sentence names file and line."""
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl line 2 is no JSON"):
+        read_metrics(file)
+
+
+def test_a_restart_removes_what_will_be_computed_again(tmp_path) -> None:
+    """Lines of the stage behind the checkpoint go, also a cut one; other stages and earlier steps stay."""
+    write(Recorder(tmp_path, "first", 0, 9), 1, 2, 3)
+    write(Recorder(tmp_path, "second", 0, 9), 1, 2, 3, 4)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "second", "st')
+    write(Recorder(tmp_path, "second", 2, 9), 3)
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [(line["stage"], line["step"]) for line in lines] == [
+        *(("first", n) for n in (1, 2, 3)),
+        *(("second", n) for n in (1, 2, 3)),
+    ]
+    assert lines[0]["fingerprint"] == "abc"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "tensorboard"]
+
+
+def test_numbers_that_are_not_finite_stay_json(tmp_path) -> None:
+    """NaN and infinity are written as null, which every reader of JSON takes."""
+    recorder = Recorder(tmp_path, "first", 0, 9)
+    recorder.write(1, {"loss": np.nan, "mfu": np.inf, "samples_per_second": 1}, INFO)
+    recorder.close()
+    text = (tmp_path / "metrics.jsonl").read_text()
+    line = json.loads(text, parse_constant=lambda constant: pytest.fail(constant))
+    assert line["loss"] is None
+    assert line["mfu"] is None
+
+
+def test_figures_of_several_steps() -> None:
+    """Means of losses and norms, losses per task over its tokens (also of a task that stands twice), padding, counts."""
+    meter = Meter()
+    segments = np.array([[1, 1, 2, 0], [1, 1, 1, 1]])
+    for loss in (1.0, 3.0):
+        sums, tokens = np.array([loss * 4, 2.0, 0.0, 6.0]), np.array([4.0, 1.0, 0.0, 1.0])
+        meter.add(0.0, segments, {"loss": loss, "grad_norm": 2 * loss, "task_loss_sums": sums, "task_tokens": tokens})
+    figures = meter.figures(("vqa", "ocr", "text", "ocr"))
+    expected = {"loss": 2.0, "grad_norm": 4.0, "loss/vqa": 2.0, "loss/ocr": 4.0, "padding": 0.125}
+    assert {name: figures[name] for name in expected} == expected
+    assert "loss/text" not in figures
+    assert figures["samples_per_second"] * figures["step_seconds"] == pytest.approx(3)
+    assert figures["tokens_per_second"] * figures["step_seconds"] == pytest.approx(7)
+
+
+def test_unlogged_steps_count_in_the_losses_after_a_restart() -> None:
+    """A meter that goes on from a checkpoint's JSON gives the same bits as one never stopped."""
+    rng = np.random.default_rng(0)
+    whole, segments = Meter(), np.ones((2, 3), int)
+    steps = [
+        {"loss": x, "grad_norm": x, "task_loss_sums": np.array([x, x]), "task_tokens": np.array([x, x])}
+        for x in rng.random(5).astype(np.float32)
+    ]
+    for metrics in steps[:3]:
+        whole.add(0.0, segments, metrics)
+    resumed = Meter(json.loads(json.dumps(whole.unlogged())))
+    for meter in (whole, resumed):
+        for metrics in steps[3:]:
+            meter.add(0.0, segments, metrics)
+    names = ("loss", "grad_norm", "loss/a", "loss/b")
+    first, second = (meter.figures(("a", "b")) for meter in (whole, resumed))
+    assert [first[n] for n in names] == [second[n] for n in names]

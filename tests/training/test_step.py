@@ -1,0 +1,116 @@
+"""Promises of `qwenvl_jax.training.step`, with the state and the compilation of the loop."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from small_model import random_batch, small_run, small_stage
+
+from configs.qwen_vl import parameter_tables
+from qwenvl_jax.config import MeshConfig
+from qwenvl_jax.parallel.mesh import make_mesh
+from qwenvl_jax.training.loop import compile_step, initial_state, put_batch
+
+STEPS = 3
+ONE, EIGHT = MeshConfig(1, 1, 1), MeshConfig(2, 2, 2)
+
+
+def train(architecture, initial, batches, mesh_config: MeshConfig = ONE, **fields):
+    """(metrics of every step, last state) of a few steps."""
+    stage = small_stage(**fields)
+    run = small_run(stage)
+    count = mesh_config.data * mesh_config.fsdp * mesh_config.tensor
+    mesh = make_mesh(mesh_config, jax.devices()[:count])
+    state, table = initial_state(run, stage, architecture, initial, mesh)
+    placed = [put_batch(batch, mesh) for batch in batches]
+    step = compile_step(run, stage, architecture, table, state, placed[0])
+    metrics = []
+    for batch in placed:
+        state, figures = step(state, batch)
+        metrics.append(jax.tree.map(np.asarray, figures))
+    return metrics, state
+
+
+@pytest.fixture(scope="module")
+def batches():
+    return [random_batch(seed) for seed in range(STEPS)]
+
+
+@pytest.fixture(scope="module")
+def on_one_device(architecture, parameters, batches):
+    return train(architecture, parameters, batches)
+
+
+def same(ours, theirs) -> None:
+    """Equal but for the order of sums, after updates that Adam has made independent of the gradients' scale."""
+    for a, b in zip(ours[0], theirs[0]):
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-4, atol=1e-5), a, b)
+    for path, master in theirs[1].trained.items():
+        np.testing.assert_allclose(ours[1].trained[path], master, atol=2e-3, err_msg=path)
+
+
+def test_eight_devices_equal_one(architecture, parameters, batches, on_one_device) -> None:
+    """data x fsdp x tensor = 2 x 2 x 2 gives the losses, gradient norms and parameters of one device."""
+    spread = train(architecture, parameters, batches, EIGHT)
+    same(spread, on_one_device)
+    kernel = spread[1].trained["language/blocks/up/kernel"]
+    moments = spread[1].optimizer[1].mu["language/blocks/up/kernel"]
+    assert kernel.sharding.shard_shape(kernel.shape) == (2, 8, 16)
+    assert moments.sharding == kernel.sharding
+
+
+def test_accumulation_changes_nothing(architecture, parameters, batches, on_one_device) -> None:
+    """Two slices with different numbers of supervised tokens give the loss and update of the whole batch."""
+    same(train(architecture, parameters, batches, accumulation=2), on_one_device)
+    same(train(architecture, parameters, batches, EIGHT, accumulation=2), on_one_device)
+
+
+def test_loss_is_the_mean_over_supervised_tokens(batches, on_one_device) -> None:
+    """The tasks' sums and counts add up to the loss, and the loss falls on a batch that is seen again."""
+    for batch, figures in zip(batches, on_one_device[0]):
+        assert figures["task_tokens"].sum() == batch.loss_weights.sum()
+        assert figures["loss"] == pytest.approx(figures["task_loss_sums"].sum() / batch.loss_weights.sum(), rel=1e-6)
+
+
+def test_frozen_parameters_have_no_state_and_do_not_move(architecture, parameters, batches) -> None:
+    """After steps of stage 3 the vision tower's bits are the old ones; the optimizer knows the trained paths alone."""
+    rules = parameter_tables(2, 0.95, 0.05)["sft"]
+    _, state = train(architecture, parameters, batches, parameters=rules)
+    frozen = {p for p in architecture.shapes if p.startswith("vision/")} | {"adapter/position"}
+    assert set(state.frozen) == frozen
+    assert all(np.array_equal(state.frozen[p], parameters[p]) for p in frozen)
+    moments = state.optimizer[1]
+    assert set(moments.mu) == set(moments.nu) == set(state.trained) == set(architecture.shapes) - frozen
+    assert not any(np.array_equal(state.trained[p], parameters[p]) for p in state.trained)
+
+
+def test_a_batch_without_supervision_learns_nothing(architecture, parameters, batches) -> None:
+    """Loss and gradient norm are 0, and nothing becomes NaN; without weight decay nothing moves."""
+    silent = batches[0]._replace(loss_weights=np.zeros_like(batches[0].loss_weights))
+    rules = tuple(dataclasses.replace(rule, weight_decay=0.0) for rule in small_stage().parameters)
+    metrics, state = train(architecture, parameters, [silent, silent], parameters=rules)
+    assert all(figures["loss"] == 0 and figures["grad_norm"] == 0 for figures in metrics)
+    assert all(np.array_equal(state.trained[p], parameters[p]) for p in state.trained)
+
+
+def test_text_alone_needs_no_vision(architecture, parameters) -> None:
+    """A stage with no image slots trains the language model; the vision tower is not even computed."""
+    batch = random_batch(0, images=0)
+    rules = parameter_tables(2, 0.95, 0.05)["sft"]
+    rules = tuple(r for r in rules if not r.pattern.startswith("adapter"))
+    adapter = dataclasses.replace(rules[0], pattern="adapter/.*", frozen=True)
+    metrics, _ = train(architecture, parameters, [batch] * 4, images_per_row=0, parameters=(adapter, *rules))
+    assert metrics[-1]["loss"] < metrics[0]["loss"]
+
+
+def test_other_shapes_do_not_recompile(architecture, parameters, batches) -> None:
+    """The step is one executable: a batch of another shape is a TypeError, never a silent compilation."""
+    with pytest.raises(TypeError):
+        train(architecture, parameters, [batches[0], random_batch(0, length=64)])
+
+
+def test_rows_that_do_not_fit_the_mesh_are_refused(architecture, parameters, batches) -> None:
+    """One sentence before anything is compiled."""
+    with pytest.raises(ValueError, match="rows that work: 4, 8"):
+        train(architecture, parameters, batches, EIGHT, rows=6)
