@@ -99,6 +99,7 @@ def train_stage(
     Raises:
       ValueError: as `initial_state`.
       KeyboardInterrupt: a signal asked to stop; the state is saved.
+      ValueError: the parameter table, the mesh or the rows do not fit; see `initial_state` and `check_rows`.
     """
     with closing(Checkpoints(workdir / "checkpoints" / stage.name, run.checkpoint.keep)) as checkpoints:
         state, table = initial_state(run, stage, architecture, parameters, mesh)

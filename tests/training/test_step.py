@@ -1,16 +1,18 @@
 """Promises of `qwenvl_jax.training.step`, with the state and the compilation of the loop."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
-from small_model import random_batch, small_run, small_stage
+from small_model import PRECISION, random_batch, small_run, small_stage
 
 from configs.qwen_vl import parameter_tables
 from qwenvl_jax.config import MeshConfig
 from qwenvl_jax.parallel.mesh import make_mesh
 from qwenvl_jax.training.loop import compile_step, initial_state, put_batch
+from qwenvl_jax.training.step import batch_loss
 
 STEPS = 3
 ONE, EIGHT = MeshConfig(1, 1, 1), MeshConfig(2, 2, 2)
@@ -66,11 +68,16 @@ def test_accumulation_changes_nothing(architecture, parameters, batches, on_one_
     same(train(architecture, parameters, batches, EIGHT, accumulation=2), on_one_device)
 
 
-def test_loss_is_the_mean_over_supervised_tokens(batches, on_one_device) -> None:
-    """The tasks' sums and counts add up to the loss, and the loss falls on a batch that is seen again."""
+def test_loss_and_gradient_are_means_over_supervised_tokens(architecture, parameters, batches, on_one_device) -> None:
+    """The tasks' sums and counts add up to the loss; the gradient's norm is that of the mean, before clipping."""
     for batch, figures in zip(batches, on_one_device[0]):
         assert figures["task_tokens"].sum() == batch.loss_weights.sum()
         assert figures["loss"] == pytest.approx(figures["task_loss_sums"].sum() / batch.loss_weights.sum(), rel=1e-6)
+    whole = jax.jit(jax.grad(partial(batch_loss, architecture, PRECISION, 2, batch=batches[0]), has_aux=True))
+    gradients = whole(parameters)[0]
+    squares = sum(float((g**2).sum()) for p, g in gradients.items() if p != "adapter/position")
+    expected = squares**0.5 / batches[0].loss_weights.sum()
+    assert on_one_device[0][0]["grad_norm"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_frozen_parameters_have_no_state_and_do_not_move(architecture, parameters, batches) -> None:

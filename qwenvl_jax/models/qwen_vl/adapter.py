@@ -18,11 +18,13 @@ from qwenvl_jax.models.qwen_vl.positions import interpolate_positions, sine_posi
 def aligned(sharpness: float) -> Initializer:
     """Queries and keys start in one space: a query's score is largest where the key's position is its own.
 
-    Random kernels give every query the mean of all patches, and the layer then has to find its positions first.
+    Random kernels give every query the mean of all patches, and the layer then has to find its positions first. Heads
+    take every N-th dimension, so that each sees rows and columns at all frequencies (a contiguous half would see one).
     """
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        return sharpness**0.5 * jnp.eye(shape[0], dtype=dtype).reshape(shape)
+        d, n, h = shape
+        return sharpness**0.5 * jnp.eye(d, dtype=dtype).reshape(d, h, n).swapaxes(1, 2)
 
     return init
 

@@ -12,8 +12,15 @@ from flax import nnx
 
 from qwenvl_jax.config import PrecisionConfig, VisionConfig
 from qwenvl_jax.models.attention import attention
-from qwenvl_jax.models.layers import ACTIVATIONS, LayerNorm, Projection, normal, parameter, scan_layers
-from qwenvl_jax.models.qwen_vl.positions import interpolate_positions
+from qwenvl_jax.models.layers import ACTIVATIONS, LayerNorm, Projection, parameter, scan_layers
+from qwenvl_jax.models.qwen_vl.positions import interpolate_positions, sine_positions
+
+
+def sine_table(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Positions start as the adapter's sine table at half its size, not as OpenCLIP's noise of d ** -0.5: the adapter adds
+    no positions to its values, so where a thing is must come from here. Released weights replace it anyway.
+    """
+    return 0.5 * jnp.asarray(sine_positions(int(shape[0] ** 0.5), shape[1]), dtype)
 
 
 class VisionBlock(nnx.Module):
@@ -52,7 +59,7 @@ class VisionEncoder(nnx.Module):
         self.config, self.precision = config, precision
         d, patch = config.width, config.patch
         self.patch_embedding = Projection("bpk,kd->bpd", (patch * patch * 3, d), ("patch", "embed"), rngs)
-        self.position = parameter(rngs, normal(d**-0.5), (config.position_grid**2, d), ("position", "embed"))
+        self.position = parameter(rngs, sine_table, (config.position_grid**2, d), ("position", "embed"))
         self.norm_pre = LayerNorm(d, rngs)
         self.blocks = VisionBlock(config, rngs)
 
