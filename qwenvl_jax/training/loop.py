@@ -97,7 +97,6 @@ def train_stage(
       All parameters after the stage.
 
     Raises:
-      ValueError: as `initial_state`.
       KeyboardInterrupt: a signal asked to stop; the state is saved.
       ValueError: the parameter table, the mesh or the rows do not fit; see `initial_state` and `check_rows`.
     """
