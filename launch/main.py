@@ -33,3 +33,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -148,12 +148,13 @@ def say_what_is_read(loader: StageLoader) -> None:
     """One line per component: what is used, shortened and left out, and the packing's efficiency."""
     described = describe(loader)
     for component, samples in zip(described.components, loader.components):
+        entries = component.records + len(samples.source.problems)
         left = ", ".join(f"{count} {reason}" for reason, count in component.left_out.items())
         print(
-            f"  {component.task} from {component.source}: {component.samples} of {component.records} records, "
+            f"  {component.task} from {component.source}: {component.samples} of {entries} records, "
             f"{component.tokens:.0f} tokens each" + (f"; left out: {left}" if left else "")
         )
         for problem in samples.problems:
-            print(f"    {problem}")
+            print(f"    {problem.file}, entry {problem.index}: {problem.reason}")
     used = described.efficiency
     print(f"  packing uses {used.tokens:.1%} of the tokens and {used.images:.1%} of the image slots")

@@ -16,7 +16,18 @@ from launch.chat import chat
 from launch.train import train
 from qwenvl_jax.training.metrics import read_metrics
 
-STEPS = ("--language.steps", "3", "--pretrain.steps", "3", "--multitask.steps", "3", "--sft.steps", "3", "--log-every", "1")
+STEPS = (
+    "--language.steps",
+    "3",
+    "--pretrain.steps",
+    "3",
+    "--multitask.steps",
+    "3",
+    "--sft.steps",
+    "3",
+    "--log-every",
+    "1",
+)
 STAGES = ("language", "pretrain", "multitask", "sft")
 
 

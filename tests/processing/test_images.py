@@ -128,7 +128,7 @@ def test_huge_pictures_are_refused_by_their_header(side: int) -> None:
 @pytest.mark.parametrize("height, width", [(300, 170), (50, 30), (448, 448), (20, 900), (1, 1)])
 @pytest.mark.parametrize("resolution", [56, 224, 448])
 def test_transform_has_the_bits_of_the_original(height: int, width: int, resolution: int) -> None:
-    """Up or down, resize and normalisation equal PIL's bicubic and the spec's formula in every bit."""
+    """Up or down, resize and normalisation equal PIL's bicubic and the original's formula in every bit."""
     image = photograph(height, width)
     resized = resize_image(image, resolution)
     reference = Image.fromarray(image).resize((resolution, resolution), Image.Resampling.BICUBIC)

@@ -1,4 +1,4 @@
-"""The position-aware adapter: one cross-attention from learned queries (`Resampler` of the original, spec section 2).
+"""The position-aware adapter: one cross-attention from learned queries (`Resampler` of the original).
 
 Shape legend: B images, P patches, Q queries, C vision width, D language width, N heads, H head size.
 """

@@ -1,4 +1,4 @@
-"""The language model of Qwen-VL: Qwen-7B (`modeling_qwen.py` of the original, spec section 3).
+"""The language model of Qwen-VL: Qwen-7B (`modeling_qwen.py` of the original).
 
 Shape legend: B rows, S tokens, T cached positions, D width, N heads, H head size, F mlp width, V vocabulary, L layers.
 """

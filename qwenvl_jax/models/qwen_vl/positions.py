@@ -11,7 +11,7 @@ import numpy as np
 def bicubic_matrix(source: int, target: int) -> np.ndarray:
     """[target, source] weights of torch's bicubic interpolation (align_corners=False, no antialiasing, A = -0.75).
 
-    `jax.image.resize` uses A = -0.5 and another edge rule, which would move every position (spec section 1.1).
+    `jax.image.resize` uses A = -0.5 and another edge rule, which would move every position.
     """
     a = -0.75
     matrix = np.zeros((target, source), np.float64)

@@ -1,4 +1,4 @@
-"""The vision encoder of Qwen-VL: OpenCLIP's ViT without class token (`visual.py` of the original, spec section 1).
+"""The vision encoder of Qwen-VL: OpenCLIP's ViT without class token (`visual.py` of the original).
 
 Shape legend: B images, R pixels of a side, g grid side, P = g*g patches, D width, N heads, H head size, F mlp width.
 """
