@@ -13,7 +13,7 @@ def test_markup_is_whole_and_without_pictures(kind):
     for i in range(15):
         text = kind(np.random.default_rng(i))
         assert not any(isinstance(element, ImageSpan) for element in parse(text))
-        assert 20 < len(text.encode()) < 760
+        assert 20 < len(text.encode()) < 700
 
 
 def test_texts_are_short():
