@@ -28,17 +28,16 @@ MODEL = QwenVLConfig(
     language=LanguageConfig(vocab_size=480, width=128, layers=4, heads=2, mlp_width=384),
 )
 
-# Weights are shares of samples. Captions teach most per token (3.9 nats an object, 114 tokens a sample) and end the plateau
-# of answering without looking; a VQA sample holds all questions on its picture and is three times as long.
+# Weights are shares of samples. A VQA sample holds all questions on its picture and is four times as long as the others.
 MULTITASK_MIXTURE = (
-    Component("caption", "scenes", 10),
+    Component("vqa", "scenes", 6),
+    Component("caption", "scenes", 4),
     Component("caption_zh", "scenes", 0.3),
-    Component("caption_with_grounding", "scenes", 3),
-    Component("vqa", "scenes", 4),
+    Component("caption_with_grounding", "scenes", 1),
     Component("referring_grounding", "scenes", 3),
-    Component("grounded_captioning", "scenes", 1),
-    Component("ocr_vqa", "documents", 4),
-    Component("ocr", "documents", 1.5),
+    Component("grounded_captioning", "scenes", 0.7),
+    Component("ocr_vqa", "documents", 5),
+    Component("ocr", "documents", 2),
     Component("text", "texts", 0.3),
 )
 
