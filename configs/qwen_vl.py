@@ -103,7 +103,7 @@ def qwen_vl() -> Run:
         model=MODEL,
         stages=(
             Stage(
-                name="pretrain", steps=50_000, mixture=PRETRAIN_MIXTURE, rows=4_388, sequence_length=2048,
+                name="pretrain", steps=50_000, mixture=PRETRAIN_MIXTURE, rows=4_480, sequence_length=2048,
                 images_per_row=7, resolution=224, accumulation=1,
                 schedule=Schedule(peak=2e-4, end=1e-6, warmup=500), parameters=tables["pretrain"],
             ),

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
+from absl import logging
+
 VERBS = {
     # verb -> (module, function, what it does)
     "train": ("launch.train", "train", "train a recipe's stages"),
@@ -23,6 +25,8 @@ def main() -> None:
     if not arguments or arguments[0] not in VERBS:
         print(USAGE, file=sys.stderr)
         sys.exit(0 if arguments in (["-h"], ["--help"]) else 2)
+    # Orbax warns that a part of a checkpoint, read by itself, has no metadata of its own; it needs none.
+    logging.set_verbosity(logging.ERROR)
     module, function, _ = VERBS[arguments[0]]
     verb: Callable[[list[str]], None] = getattr(import_module(module), function)
     try:
