@@ -96,7 +96,7 @@ def _scores(stages: Mapping[str, Mapping[str, float]]) -> str:
     if kinds:
         more = _table(stages, (_score_row(key, stages) for key in kinds))
         table += f"<details><summary>By kind of question</summary>{more}</details>"
-    lead = _lead("The same held-out questions, asked after each stage; decoding is greedy.")
+    lead = _lead("Held-out questions, fewer of them after the early stages; decoding is greedy.")
     return f'<h2>After each stage</h2>{lead}<div class="card">{table}</div>'
 
 
