@@ -21,7 +21,7 @@ from qwenvl_jax.training.metrics import read_metrics
 HELD_OUT = ("scenes", "documents", "chats")
 EARLY_SHARE = 0.4
 """Share of the questions asked after stages before the last: a model that cannot answer yet writes until its limit, which
-takes 69 s after stage 1 of `tiny` for all questions, on two cores."""
+took 69 s after stage 1 of `tiny` for all questions, on two busy cores."""
 
 
 @dataclass(frozen=True)

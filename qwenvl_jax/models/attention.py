@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 CAUSAL_BLOCK = 256
-"""Queries per block of causal self-attention; on two CPU cores the softmax, not the matmuls, is what blocks save."""
+"""Queries per block of causal self-attention: rows of 768 compute two thirds of the scores that one block would."""
 
 
 def attention(

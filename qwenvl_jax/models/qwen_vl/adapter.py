@@ -45,10 +45,11 @@ class Adapter(nnx.Module):
         )
         self.kv = Projection("bpc,cd->bpd", (c, d), ("vision", "embed"), rngs)
         self.norm_q, self.norm_kv = LayerNorm(d, rngs), LayerNorm(d, rngs)
-        if config.adapter.initial_sharpness:
+        sharpness = config.adapter.initial_sharpness
+        if sharpness:
+            # Contents start smaller than positions, or their products would drown those of the positions.
             self.norm_q.scale[...] *= 0.25
             self.norm_kv.scale[...] *= 0.25
-        sharpness = config.adapter.initial_sharpness
         match = aligned(sharpness) if sharpness else normal(d**-0.5)
         self.q = Projection("qd,dnh->qnh", (d, n, h), kernel_axes, rngs, bias=(1, 2), init=match)
         self.k = Projection("bpd,dnh->bpnh", (d, n, h), kernel_axes, rngs, bias=(1, 2), init=match)

@@ -107,6 +107,7 @@ class LanguageModel(nnx.Module):
 
     def __init__(self, config: LanguageConfig, precision: PrecisionConfig, rngs: nnx.Rngs):
         self.config, self.precision = config, precision
+        # Of the size of the vision tokens and of what blocks add (the original's 0.02 suits a width of 4096).
         self.embedding = parameter(rngs, normal(0.5), (config.vocab_size, config.width), ("vocab", "embed"))
         self.blocks = LanguageBlock(config, rngs)
         self.norm = RMSNorm(config.width, rngs)
