@@ -1,4 +1,4 @@
-"""`qwenvl data make synthetic`: the small world that recipe `tiny` learns."""
+"""`qwenvl data make`: the small world that recipe `tiny` learns, and its vocabulary."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,9 @@ from typing import Literal
 import tyro
 from rich.progress import Progress
 
+from data_pipelines.synthetic.vocabulary import LEAST_COUNT, learn_merges, scene_texts, to_tiktoken
 from data_pipelines.synthetic.world import make_world
+from qwenvl_jax.processing.tokenizer import WORLD_FILE
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,12 @@ class MakeOptions:
 
 def data(arguments: list[str]) -> None:
     """Raises ValueError for an unknown verb, or a folder that holds another world."""
+    if arguments == ["make", "vocabulary"]:
+        WORLD_FILE.write_text(to_tiktoken(learn_merges(scene_texts(), LEAST_COUNT)))
+        print(f"vocabulary: {WORLD_FILE}")
+        return
     if arguments[:1] != ["make"]:
-        raise ValueError("qwenvl data knows one verb: make synthetic")
+        raise ValueError("qwenvl data knows two verbs: make synthetic, make vocabulary")
     options = tyro.cli(MakeOptions, args=arguments[1:], prog="qwenvl data make")
     with Progress() as progress:
         bars: dict = {}

@@ -27,7 +27,7 @@ def _mark_colour(colour: Colour) -> Colour:
     """The colour of stripes and dots: a dark shade of light colours and a light shade of dark ones."""
     luminance = 0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2]
     towards = 0 if luminance > 105 else 255
-    red, green, blue = (int(0.42 * channel + 0.58 * towards) for channel in colour)
+    red, green, blue = (int(0.66 * channel + 0.34 * towards) for channel in colour)
     return (red, green, blue)
 
 

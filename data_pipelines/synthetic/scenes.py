@@ -26,11 +26,11 @@ COLOURS: dict[str, Colour] = {
     "white": (244, 244, 244),
     "black": (20, 20, 22),
 }
-SIZES = {"small": (0.20, 0.27), "large": (0.34, 0.46)}
+SIZES = {"small": (0.24, 0.30), "large": (0.40, 0.50)}
 """Extent of an object as a share of the picture's mean side."""
 TEXTURES = ("plain", "striped", "dotted")
 
-COUNTS = (0.08, 0.34, 0.36, 0.22)
+COUNTS = (0.12, 0.42, 0.32, 0.14)
 """Share of scenes with 1, 2, 3, 4 objects."""
 SIDES = (112, 160)
 WIDEST_ASPECT = 1.25

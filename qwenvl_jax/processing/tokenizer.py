@@ -1,6 +1,6 @@
-"""Text to ids and back: Qwen's byte-pair vocabulary, and one id per byte for small models.
+"""Text to ids and back: Qwen's byte-pair vocabulary, a small one of the embedded world, and one id per byte.
 
-Both vocabularies end in the same special tokens in the same order, so everything above works with either.
+All vocabularies end in the same special tokens in the same order, so everything above works with either.
 Source of the behaviour: `tokenization_qwen.py` of the original.
 """
 
@@ -42,6 +42,9 @@ PATTERN = (
 """How text is split before byte pairs are merged: cl100k's, but with single digits."""
 BYTES = "bytes"
 """The name of the byte-level vocabulary."""
+WORLD = "world"
+"""The name of the embedded world's byte-pair vocabulary (`data_pipelines.synthetic.vocabulary` makes its file)."""
+WORLD_FILE = Path(__file__).with_name("world.tiktoken")
 VOCABULARY_FILE = "qwen.tiktoken"
 
 _SPECIAL = re.compile("(" + "|".join(re.escape(token) for token in SPECIAL_TOKENS) + ")")
@@ -51,7 +54,7 @@ class Tokenizer:
     """Text to ids and back. Picklable; made by `load_tokenizer`.
 
     Attributes:
-      name: `bytes`, or `qwen` for a vocabulary with merges.
+      name: `bytes`, `world`, or `qwen` for the vocabulary of a file.
       special_tokens: special string to id, in the order of the ids.
       size: number of ids (151860 for Qwen, 473 for bytes); an embedding needs at least as many rows.
       fingerprint: 16 hexadecimal digits that identify the vocabulary and its special tokens.
@@ -193,7 +196,8 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
     """The tokenizer of a vocabulary.
 
     Args:
-      name: `bytes` for one id per byte, else the path of Qwen's `qwen.tiktoken` or of a folder that holds it.
+      name: `bytes` for one id per byte, `world` for the embedded world's vocabulary, else the path of Qwen's
+        `qwen.tiktoken` or of a folder that holds it.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -201,12 +205,14 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
     """
     if name == BYTES:
         return Tokenizer(BYTES, {bytes([byte]): byte for byte in range(256)})
+    if name == WORLD:
+        return Tokenizer(WORLD, _read_ranks(WORLD_FILE))
     path = Path(name)
     if path.is_dir():
         path = path / VOCABULARY_FILE
     if not path.is_file():
         raise FileNotFoundError(
-            f"no vocabulary at {path}; give a checkpoint's {VOCABULARY_FILE}, its folder, or {BYTES!r}"
+            f"no vocabulary at {path}; give a checkpoint's {VOCABULARY_FILE}, its folder, {WORLD!r} or {BYTES!r}"
         )
     return Tokenizer("qwen", _read_ranks(path))
 
