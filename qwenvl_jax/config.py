@@ -163,7 +163,7 @@ class DataConfig:
     root: str = "data"
     """Folder with the sources that mixtures name."""
     tokenizer: str = "bytes"
-    """`bytes`, or a `qwen.tiktoken` file (or the folder that holds one)."""
+    """`bytes`, `world` (byte pairs of the synthetic world), or a `qwen.tiktoken` file (or the folder that holds one)."""
     seed: int = 0
     window: int = 1024
     """Samples that are packed together."""

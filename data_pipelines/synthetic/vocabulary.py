@@ -1,8 +1,8 @@
 """The vocabulary of `tiny`: byte pairs merged over what is said about scenes, in the format of `qwen.tiktoken`.
 
-A text of the world has 98 of these ids in the mean, 259 of single bytes, and each of its words is one id, as common
-words are for Qwen-7B. What hangs on it: from captions alone (12 pictures a step) the model began to look after 150 steps;
-with bytes it answered blindly for 600, and in the mixture of tasks for as long as twenty minutes allow.
+A text of the world has 93 of these ids in the mean, 249 of single bytes, and each attribute of an object is one id, as
+common words are for Qwen-7B. With single bytes `tiny` learned nothing in stage 1, whose language model is frozen, and
+answered blindly to its end.
 Words of documents are no part of the corpus: they stay letters, so that reading them is reading.
 """
 
@@ -22,7 +22,7 @@ from qwenvl_jax.processing.tokenizer import PATTERN, SPECIAL_TOKENS
 
 TEXTS = 4000
 LEAST_COUNT = 40
-"""A pair that occurs less often is not merged: at 40 every English word of the world is one id."""
+"""A pair that occurs less often is not merged: at 40 every attribute of an object is one id."""
 
 _SPECIAL = re.compile("|".join(re.escape(token) for token in SPECIAL_TOKENS))
 
