@@ -53,6 +53,12 @@ class LanguageConfig:
     mlp_width: int
     """Width of each of the two input matrices (half of the original's `intermediate_size`)."""
     rope_base: float = 10000.0
+    training_length: int = 2048
+    """Tokens of the rows that it was trained on (`seq_length`); the two fields below act on longer prompts, at inference."""
+    dynamic_ntk: bool = True
+    """Raises the rotary base with the length of the prompt (`use_dynamic_ntk`)."""
+    logn: bool = True
+    """Scales queries with the logarithm of their position (`use_logn_attn`)."""
 
 
 @dataclass(frozen=True)
