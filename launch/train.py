@@ -13,10 +13,9 @@ from configs.recipes import recipe
 from data_pipelines.loader import StageLoader, describe, open_loader
 from launch.evaluate import evaluate_stage, held_out_folder, report
 from qwenvl_jax.config import Component, Run, Stage, from_json, to_json
-from qwenvl_jax.inference.loading import locate
 from qwenvl_jax.models.parameters import Parameters, build, initialize
 from qwenvl_jax.parallel.mesh import make_mesh
-from qwenvl_jax.training.checkpoints import load_parameters
+from qwenvl_jax.training.checkpoints import load_parameters, locate
 from qwenvl_jax.training.loop import Batches, train_stage
 
 

@@ -7,6 +7,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import ml_dtypes
 import numpy as np
@@ -18,6 +19,18 @@ FLOATS = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16, "float16": np.d
 _EXPONENT = {4: np.uint32(0x7F800000)}  # all ones: infinite, or not a number
 _HALF_EXPONENT = {BFLOAT16: np.uint16(0x7F80), np.dtype(np.float16): np.uint16(0x7C00)}
 _BLOCK = 1 << 18  # elements that stay in the cache while they are looked at
+
+
+class Tensor(Protocol):
+    """What conversion reads: rows of a tensor that lies in a file, or in memory."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)

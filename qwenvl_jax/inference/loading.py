@@ -9,7 +9,7 @@ from qwenvl_jax.inference.generate import generate
 from qwenvl_jax.models.parameters import Architecture, Parameters, build
 from qwenvl_jax.processing.sample import Sample
 from qwenvl_jax.processing.tokenizer import Tokenizer, load_tokenizer
-from qwenvl_jax.training.checkpoints import load_parameters, newest
+from qwenvl_jax.training.checkpoints import load_parameters, locate
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,27 +33,6 @@ class Answerer:
             queries=self.run.model.adapter.queries,
             max_new_tokens=max_new_tokens,
         )
-
-
-def locate(path: Path, stages: Sequence[str] | None = None) -> tuple[Path, str, int]:
-    """A run's folder, or a checkpoint in it, as (workdir, stage, step); the newest where the path leaves it open.
-
-    Args:
-      path: WORKDIR, WORKDIR/checkpoints/STAGE or WORKDIR/checkpoints/STAGE/STEP.
-      stages: the stages that may be chosen, in order; all of the run's by default.
-
-    Raises:
-      FileNotFoundError: there is no run or no checkpoint.
-    """
-    path = path.resolve()
-    workdir = next((folder for folder in (path, *path.parents) if (folder / "config.json").is_file()), None)
-    if workdir is None:
-        raise FileNotFoundError(f"{path} is no run's folder nor a checkpoint in one: no config.json there or above")
-    chosen = path.relative_to(workdir).parts[1:]
-    run = from_json((workdir / "config.json").read_text())
-    allowed = tuple(chosen[:1] or stages or (stage.name for stage in run.stages))
-    stage, step = newest(workdir, allowed)
-    return workdir, stage, int(chosen[1]) if len(chosen) > 1 else step
 
 
 def load(path: str | Path) -> Answerer:
