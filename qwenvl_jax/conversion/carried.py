@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qwenvl_jax.config import Run, Stage
-from qwenvl_jax.processing.tokenizer import BYTES, VOCABULARY_FILE, WORLD, WORLD_FILE, Tokenizer
+from qwenvl_jax.processing.tokenizer import BYTES, VOCABULARY_FILE, WORLD, WORLD_FILE, Tokenizer, load_tokenizer
 
 ORIGINAL_CONFIG = "original_config.json"
 GENERATION_CONFIG = "generation_config.json"
@@ -48,11 +48,19 @@ def vocabulary(run: Run) -> Path | None:
     return file if file.is_file() else None
 
 
-def generation_fields(stage: Stage, tokenizer: Tokenizer | None) -> dict[str, Any]:
+def tokenizer(run: Run) -> Tokenizer | None:
+    """The run's tokenizer; None where its file is gone."""
+    if run.data.tokenizer == BYTES:
+        return load_tokenizer(BYTES)
+    file = vocabulary(run)
+    return load_tokenizer(file) if file else None
+
+
+def generation_fields(stage: Stage, tokens: Tokenizer | None) -> dict[str, Any]:
     """generation_config.json of a model that came without one: as the original publishes it, for a stage that has
     learned to chat or for one that has not."""
     chats = any(component.task == "chat" for component in stage.mixture)
-    end = tokenizer.eod_id if tokenizer else 151643
+    end = tokens.eod_id if tokens else 151643
     return {
         "chat_format": "chatml" if chats else "raw",
         "do_sample": True,

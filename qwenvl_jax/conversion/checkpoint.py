@@ -7,7 +7,9 @@ every layout that Orbax writes.
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ import numpy as np
 import tensorstore as ts
 
 from qwenvl_jax.config import ParameterRule, QwenVLConfig, Run, Schedule, Stage, from_json
+from qwenvl_jax.conversion import direct
 from qwenvl_jax.conversion.pieces import Index, parameter_shapes, rows_axis, rows_per_piece
-from qwenvl_jax.conversion.stored_tensor import BFLOAT16
+from qwenvl_jax.conversion.stored_tensor import BFLOAT16, empty
 from qwenvl_jax.models.qwen_vl.weights import original_names
 
 NAME = "converted"
@@ -61,8 +64,7 @@ class CheckpointWriter:
         """
         self._folder = workdir.resolve() / "checkpoints" / NAME / "0" / "frozen"
         self._folder.mkdir(parents=True)
-        self._arrays: dict[str, Any] = {}
-        context = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
+        self._arrays: dict[str, _Array] = {}
         whole = {path: tuple(struct.shape) for path, struct in parameter_shapes(config).items()}
         for name, entry, layer in original_names(config):
             if layer:
@@ -71,11 +73,31 @@ class CheckpointWriter:
                 chunk = list(whole[path] if layer is None else (1, *whole[path][1:]))
                 if rows_per_piece(entry, shapes[name]) < shapes[name][0]:
                     chunk[rows_axis(entry) + (layer is not None)] = rows_per_piece(entry, shapes[name])
-                self._arrays[path] = _create(self._folder / path, whole[path], chunk, types[path], context)
+                self._arrays[path] = _Array(whole[path], tuple(chunk))
+                _create(self._folder / path, self._arrays[path], types[path])
 
     def write(self, path: str, index: Index, region: np.ndarray) -> None:
-        """Puts a region to its place; returns when the disk has it."""
-        self._arrays[path][index].write(region).result()
+        """Puts a region, which is a whole chunk or the last of its axis, to its place; returns when the disk has it.
+
+        A chunk that is not compressed is a file of its elements in C order. It is written here, since Zarr's writers
+        copy through the page cache (see `direct`).
+        """
+        array = self._arrays[path]
+        starts = [part if isinstance(part, int) else part.start or 0 for part in index]
+        starts += [0] * (len(array.shape) - len(starts))
+        name = ".".join(str(start // size) for start, size in zip(starts, array.chunk))
+        missing = math.prod(array.chunk) - region.size
+        if missing:  # the last chunk of an axis is as large as the others; what lies beyond the array is not read
+            padded = empty(array.chunk, region.dtype)
+            padded[...] = 0
+            shape = (1,) * (padded.ndim - region.ndim) + region.shape
+            padded[tuple(slice(0, size) for size in shape)] = region
+            region = padded
+        file = direct.Writer(self._folder / path / name, region.nbytes)
+        try:
+            file.write(0, region)
+        finally:
+            file.close(whole=True)
 
     def finish(self) -> None:
         """Writes Orbax's description of the arrays."""
@@ -100,20 +122,25 @@ class CheckpointWriter:
         (self._folder / "_METADATA").write_text(json.dumps(description))
 
 
-def _create(folder: Path, shape: Sequence[int], chunk: Sequence[int], dtype: np.dtype, context: ts.Context) -> Any:
+@dataclass(frozen=True)
+class _Array:
+    shape: tuple[int, ...]
+    chunk: tuple[int, ...]
+
+
+def _create(folder: Path, array: _Array, dtype: np.dtype) -> None:
     spec = {
         "driver": "zarr",
         "kvstore": {"driver": "file", "path": f"{folder}/"},
         "metadata": {
-            "shape": list(shape),
-            "chunks": list(chunk),
+            "shape": array.shape,
+            "chunks": array.chunk,
             "dtype": _ZARR_TYPES[dtype],
             "compressor": None,
             "fill_value": None,
         },
-        "store_data_equal_to_fill_value": True,
     }
-    return ts.open(spec, create=True, context=context).result()
+    ts.open(spec, create=True).result()
 
 
 class StoredParameter:
@@ -140,7 +167,7 @@ def open_checkpoint(step_folder: Path) -> tuple[dict[str, StoredParameter], bool
     parts = [step_folder / part for part in PARTS if (step_folder / part / "_METADATA").is_file()]
     if not parts:
         raise FileNotFoundError(f"{step_folder} holds no parameters; give a run's folder or a checkpoint in it")
-    context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
+    context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}, "file_io_mode": {"mode": "direct"}})
     found = {}
     for part in parts:
         try:

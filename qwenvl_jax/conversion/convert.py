@@ -33,7 +33,7 @@ from qwenvl_jax.conversion.pieces import (
 from qwenvl_jax.conversion.safetensors import SafetensorsWriter
 from qwenvl_jax.conversion.stored_tensor import BFLOAT16, FLOATS, Tensor, finite
 from qwenvl_jax.models.qwen_vl.weights import Entry, original_names
-from qwenvl_jax.processing.tokenizer import VOCABULARY_FILE, load_tokenizer
+from qwenvl_jax.processing.tokenizer import VOCABULARY_FILE
 from qwenvl_jax.training.checkpoints import locate
 
 SHARD_BYTES = 5 << 30
@@ -259,15 +259,15 @@ def config_fields(workdir: Path, run: Run, stage: Stage) -> dict[str, Any]:
     Raises:
       ValueError: the original cannot compute this model.
     """
-    from_folder = carried.origin(workdir, run)
-    if from_folder is not None:
-        file = from_folder / carried.ORIGINAL_CONFIG
+    origin = carried.origin(workdir, run)
+    if origin is not None:
+        file = origin / carried.ORIGINAL_CONFIG
         fields: dict[str, Any] = json.loads(file.read_bytes())
         if original_config.from_original(fields, file) == run.model:
             fields["visual"]["image_size"] = stage.resolution
             return fields
-    named = run.data.tokenizer in ("bytes", "world") or carried.vocabulary(run)
-    start = load_tokenizer(run.data.tokenizer).image_start_id if named else carried.IMAGE_START_ID
+    tokenizer = carried.tokenizer(run)
+    start = tokenizer.image_start_id if tokenizer else carried.IMAGE_START_ID
     return original_config.to_original(run.model, stage.resolution, start)
 
 
@@ -275,18 +275,19 @@ def write_carried(
     workdir: Path, run: Run, stage: Stage, fields: dict[str, Any], types: Mapping[str, np.dtype], folder: Path
 ) -> list[str]:
     """Writes what stands beside the weights; returns the names of the files that were copied."""
-    from_folder, vocabulary = carried.origin(workdir, run), carried.vocabulary(run)
-    names = carried.carry(from_folder, folder) if from_folder else []
+    origin, vocabulary = carried.origin(workdir, run), carried.vocabulary(run)
+    names = carried.carry(origin, folder) if origin else []
     if vocabulary and VOCABULARY_FILE not in names:
         shutil.copyfile(vocabulary, folder / VOCABULARY_FILE)
         names.append(VOCABULARY_FILE)
     if "torch_dtype" in fields:
-        one = len(set(types.values())) == 1
-        fields["torch_dtype"] = str(next(iter(types.values()))) if one else "float32"
-    carried.write_json(folder / "config.json", fields)
+        fields["torch_dtype"] = str(next(iter(types.values()))) if len(set(types.values())) == 1 else "float32"
+    if origin and fields == json.loads((origin / carried.ORIGINAL_CONFIG).read_bytes()):
+        shutil.copyfile(origin / carried.ORIGINAL_CONFIG, folder / "config.json")
+    else:
+        carried.write_json(folder / "config.json", fields)
     if carried.GENERATION_CONFIG not in names:
-        tokenizer = load_tokenizer(vocabulary) if vocabulary else None
-        carried.write_json(folder / carried.GENERATION_CONFIG, carried.generation_fields(stage, tokenizer))
+        carried.write_json(folder / carried.GENERATION_CONFIG, carried.generation_fields(stage, carried.tokenizer(run)))
     return names
 
 
