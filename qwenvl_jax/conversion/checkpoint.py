@@ -167,7 +167,8 @@ def open_checkpoint(step_folder: Path) -> tuple[dict[str, StoredParameter], bool
     parts = [step_folder / part for part in PARTS if (step_folder / part / "_METADATA").is_file()]
     if not parts:
         raise FileNotFoundError(f"{step_folder} holds no parameters; give a run's folder or a checkpoint in it")
-    context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}, "file_io_mode": {"mode": "direct"}})
+    mode = "direct" if direct.possible(parts[0] / "_METADATA") else "default"
+    context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}, "file_io_mode": {"mode": mode}})
     found = {}
     for part in parts:
         try:

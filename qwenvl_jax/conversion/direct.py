@@ -32,6 +32,14 @@ def open_direct(file: Path, flags: int) -> int | None:
         return None
 
 
+def possible(file: Path) -> bool:
+    """Whether a file can be read directly where it lies."""
+    descriptor = open_direct(file, os.O_RDONLY)
+    if descriptor is not None:
+        os.close(descriptor)
+    return descriptor is not None
+
+
 def read(file: Path, offset: int, size: int) -> np.ndarray:
     """`size` bytes of a file from a position.
 

@@ -194,7 +194,7 @@ def _indexed(index: Path) -> list[Path]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{index} is no index of tensors ({error!r}); fetch it again") from error
     # A plain file name cannot leave the folder.
-    outside = [name for name in names if not isinstance(name, str) or Path(name).name != name or "\\" in name]
+    outside = [n for n in names if not isinstance(n, str) or Path(n).name != n or n == ".." or "\\" in n]
     if outside:
         raise ValueError(f"{index} names files outside its folder: {', '.join(sorted(map(repr, outside)))}")
     files = [index.parent / name for name in sorted(names)]

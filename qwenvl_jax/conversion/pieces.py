@@ -7,6 +7,7 @@ arrays in its rows (`c_attn`: 50 M elements at full size).
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ def pieces(config: QwenVLConfig, shapes: Mapping[str, tuple[int, ...]]) -> Itera
 def rows_axis(entry: Entry) -> int:
     """The axis of ours (of one layer) that runs over the original's rows, where they are not fused."""
     original, ours = entry.pattern.split(" -> ")
-    axes = ours.replace("(", "").replace(")", "").split()
+    axes = re.sub(r"\([^)]*\)", "fused", ours).split()
     return axes.index(original[0]) if original[0] != "(" else 0
 
 

@@ -69,7 +69,7 @@ class StoredTensor:
             return np.ascontiguousarray(whole[start:stop])
         if not self.shape:
             return self._read(self.offset, 1).reshape(())
-        stop = self.shape[0] if stop is None else stop
+        stop = self.shape[0] if stop is None else min(stop, self.shape[0])
         row = math.prod(self.shape[1:])
         flat = self._read(self.offset + start * row * self.dtype.itemsize, (stop - start) * row)
         return flat.reshape(stop - start, *self.shape[1:])
