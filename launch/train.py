@@ -73,7 +73,7 @@ def with_model_of(source: Path, run: Run) -> Run:
     """The recipe with the model and the tokenizer of the checkpoint that it starts from."""
     there = from_json((locate(source)[0] / "config.json").read_text())
     if there.model != run.model:
-        print(f"the model is that of {source}; the recipe's own has other sizes")
+        print(f"the model is that of {source}, not the recipe's: {', '.join(other_fields(there.model, run.model))}")
     return dataclasses.replace(
         run, model=there.model, data=dataclasses.replace(run.data, tokenizer=there.data.tokenizer)
     )

@@ -144,11 +144,12 @@ def _create(folder: Path, array: _Array, dtype: np.dtype) -> None:
 
 
 class StoredParameter:
-    """One array of a checkpoint, read in regions."""
+    """One array of a checkpoint, read in regions; a region costs the chunks that it touches."""
 
     def __init__(self, store: Any):
         self._store = store
         self.shape: tuple[int, ...] = tuple(store.shape)
+        self.chunk: tuple[int, ...] = tuple(store.chunk_layout.read_chunk.shape)
         self.dtype: np.dtype = np.dtype(store.dtype.numpy_dtype)
 
     def read(self, index: Index) -> np.ndarray:

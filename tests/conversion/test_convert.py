@@ -185,6 +185,9 @@ def test_checkpoints_of_training(tmp_path, converted, tensors: Tensors, monkeypa
     stored, trained = open_checkpoint(tmp_path / "run" / "checkpoints" / "sft" / "5")
     assert trained
     assert stored["vision/blocks/up/kernel"].dtype == TYPES["bfloat16"]
+    for parameter in stored.values():
+        assert np.prod(parameter.chunk) * parameter.dtype.itemsize <= 20_000
+    assert stored["language/blocks/up/kernel"].chunk[0] == 1
 
 
 def test_float32_training_stays_float32(tmp_path, converted) -> None:

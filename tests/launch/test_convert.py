@@ -1,5 +1,6 @@
 """The way of someone with a PyTorch checkpoint: convert, train ten steps of stage 3, convert back, load in PyTorch."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -12,12 +13,16 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from configs.recipes import recipe
 from launch.benchmarks.torch_qwen_vl import TorchQwenVL, load_folder
 from launch.main import main
+from launch.train import starting_point, with_model_of
 from qwenvl_jax.config import PrecisionConfig, from_json
 from qwenvl_jax.conversion.original_config import from_original, to_original
 from qwenvl_jax.conversion.pieces import original_shapes
 from qwenvl_jax.models.parameters import build
+from qwenvl_jax.models.qwen_vl.weights import from_original as from_tensors
+from qwenvl_jax.parallel.mesh import make_mesh, parameter_shardings
 from qwenvl_jax.processing.tokenizer import WORLD_FILE, load_tokenizer
 from qwenvl_jax.training.checkpoints import load_parameters
 from qwenvl_jax.training.metrics import read_metrics
@@ -139,6 +144,18 @@ def test_pytorch_computes_the_same(home: Path) -> None:
         ours = module.language.head(hidden)
     # float32 on both sides; sums in another order.
     np.testing.assert_allclose(np.asarray(ours), logits.numpy(), atol=5e-5, rtol=1e-4)
+
+
+def test_a_recipe_can_name_its_start(home: Path, monkeypatch) -> None:
+    """`--initial` is what `--start` is, for a run's first stage; every array lies where the mesh wants it."""
+    monkeypatch.chdir(home)
+    run = with_model_of(Path("ours"), dataclasses.replace(recipe("qwen-vl"), initial="ours"))
+    architecture = build(run.model, run.precision)
+    shardings = parameter_shardings(architecture.axes, architecture.shapes, make_mesh(run.mesh, jax.devices()[:1]))
+    parameters = starting_point(run, run.stages[0], None, home / "runs" / "new", shardings)
+    assert {path: array.sharding for path, array in parameters.items()} == shardings
+    before = from_tensors(tensors_of(home / "hf"), CONFIG)
+    assert all(np.asarray(parameters[path]).tobytes() == array.tobytes() for path, array in before.items())
 
 
 @pytest.mark.parametrize(
