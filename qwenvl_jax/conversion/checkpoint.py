@@ -83,17 +83,15 @@ class CheckpointWriter:
         copy through the page cache (see `direct`).
         """
         array = self._arrays[path]
-        starts = [part if isinstance(part, int) else part.start or 0 for part in index]
-        starts += [0] * (len(array.shape) - len(starts))
-        name = ".".join(str(start // size) for start, size in zip(starts, array.chunk))
-        missing = math.prod(array.chunk) - region.size
-        if missing:  # the last chunk of an axis is as large as the others; what lies beyond the array is not read
+        chunk, inside = array.chunk_of(index)
+        if chunk is None:
+            raise ValueError(f"{path}{list(index)} is no chunk of {array}")
+        if region.size < math.prod(array.chunk):  # as large as the others; what lies beyond the array is not read
             padded = empty(array.chunk, region.dtype)
             padded[...] = 0
-            shape = (1,) * (padded.ndim - region.ndim) + region.shape
-            padded[tuple(slice(0, size) for size in shape)] = region
+            padded[inside] = region
             region = padded
-        file = direct.Writer(self._folder / path / name, region.nbytes)
+        file = direct.Writer(self._folder / path / chunk, region.nbytes)
         try:
             file.write(0, region)
         finally:
@@ -124,8 +122,21 @@ class CheckpointWriter:
 
 @dataclass(frozen=True)
 class _Array:
+    """Shape of a Zarr array, and of its chunks."""
+
     shape: tuple[int, ...]
     chunk: tuple[int, ...]
+
+    def chunk_of(self, index: Index) -> tuple[str | None, Index]:
+        """The file of the chunk that a region is, and where the region lies in it; no file where it is no whole chunk."""
+        whole = (*index, *[slice(None)] * (len(self.shape) - len(index)))
+        names, inside, exact = [], [], True
+        for part, size, chunk in zip(whole, self.shape, self.chunk):
+            start, stop, _ = part.indices(size) if isinstance(part, slice) else (part, part + 1, 1)
+            exact &= start % chunk == 0 and stop == min(start + chunk, size)
+            names.append(str(start // chunk))
+            inside.append(slice(0, stop - start) if isinstance(part, slice) else 0)
+        return ".".join(names) if exact else None, tuple(inside)
 
 
 def _create(folder: Path, array: _Array, dtype: np.dtype) -> None:
@@ -151,9 +162,19 @@ class StoredParameter:
         self.shape: tuple[int, ...] = tuple(store.shape)
         self.chunk: tuple[int, ...] = tuple(store.chunk_layout.read_chunk.shape)
         self.dtype: np.dtype = np.dtype(store.dtype.numpy_dtype)
+        spec = store.spec().to_json()
+        metadata = spec.get("metadata", {})
+        plain = spec["kvstore"]["driver"] == "file" and metadata.get("compressor", "?") is None
+        plain &= metadata.get("order") == "C" and metadata.get("dtype") == _ZARR_TYPES.get(self.dtype)
+        self._folder = Path(spec["kvstore"]["path"]) if plain else None
 
     def read(self, index: Index) -> np.ndarray:
-        """A region, in memory."""
+        """A region, in memory. What `CheckpointWriter` wrote is read as it was written: through Zarr's readers the same
+        bytes take three times the processor's time."""
+        chunk, inside = _Array(self.shape, self.chunk).chunk_of(index)
+        if self._folder is not None and chunk is not None and (self._folder / chunk).is_file():
+            size = math.prod(self.chunk) * self.dtype.itemsize
+            return direct.read(self._folder / chunk, 0, size).view(self.dtype).reshape(self.chunk)[inside]
         region: np.ndarray = self._store[index].read().result()
         return region
 

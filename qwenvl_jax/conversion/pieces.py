@@ -27,7 +27,7 @@ ROWS_UNIT = 16
 STRIP = 16
 """Elements of a strip of `copy_blocked`: one cache line of 32 bits, half a line of 16."""
 WORKERS = 3
-"""Threads: on two cores one waits for the disk while two turn arrays; measured against 2 and 4 on a full-size model."""
+"""Threads: on two cores two can turn arrays while one waits for the disk. Each holds a piece three times at most."""
 
 Index = tuple[int | slice, ...]
 

@@ -18,10 +18,12 @@ from small_folder import CONFIG, FIELDS, TYPES, Tensors, make_folder, random_ten
 from small_model import small_run, small_stage
 
 from qwenvl_jax.config import MeshConfig, ParameterRule, PrecisionConfig, Run, from_json, to_json
-from qwenvl_jax.conversion import convert as module
-from qwenvl_jax.conversion import direct
+from qwenvl_jax.conversion import destination, direct, export
 from qwenvl_jax.conversion import pieces as pieces_module
 from qwenvl_jax.conversion.checkpoint import open_checkpoint
+from qwenvl_jax.conversion.convert import compute_type
+from qwenvl_jax.conversion.original_config import from_original as from_original_config
+from qwenvl_jax.conversion.pieces import original_shapes
 from qwenvl_jax.models.parameters import build
 from qwenvl_jax.models.qwen_vl.weights import from_original
 from qwenvl_jax.parallel.mesh import make_mesh, parameter_shardings
@@ -65,7 +67,7 @@ def test_there_and_back(tmp_path, converted, dtype: str, kind: str, shards: int)
 def test_pieces_and_shards_of_a_large_model(tmp_path, monkeypatch, converted, tensors: Tensors) -> None:
     """Where tensors are cut into pieces, chunks have a smaller last one, and the model has many files: the same bytes."""
     monkeypatch.setattr(pieces_module, "PIECE_ELEMENTS", 3000)
-    monkeypatch.setattr(module, "SHARD_BYTES", 100_000)
+    monkeypatch.setattr(export, "SHARD_BYTES", 100_000)
     converted(make_folder(tmp_path / "hf", tensors), tmp_path / "ours")
     converted(tmp_path / "ours", tmp_path / "back")
     assert same(loaded(tmp_path / "back"), tensors)
@@ -88,7 +90,7 @@ def test_without_direct_access(tmp_path, monkeypatch, converted, tensors: Tensor
 def test_large_pieces_go_directly(tmp_path, converted) -> None:
     """Tensors above the threshold of direct access, at offsets that are no whole blocks, and of odd sizes."""
     fields = {"vocab_size": 7001, "intermediate_size": 11002}
-    shapes = module.original_shapes(module.original_config.from_original(FIELDS | fields, ""))
+    shapes = original_shapes(from_original_config(FIELDS | fields, ""))
     tensors = random_tensors("bfloat16", shapes)
     converted(make_folder(tmp_path / "hf", tensors, "bin", **fields), tmp_path / "ours")
     converted(tmp_path / "ours", tmp_path / "back")
@@ -129,6 +131,23 @@ def test_the_golden_weights(tmp_path, converted) -> None:
     assert run.model.language.training_length == 2048
     converted(tmp_path / "ours", tmp_path / "back")
     assert same(loaded(tmp_path / "back"), tensors)
+
+
+@pytest.mark.parametrize(
+    "flags, dtype, wanted, compute",
+    [
+        ({}, "bfloat16", None, "bfloat16"),
+        ({}, "float32", None, "float32"),
+        ({}, "float32", "bfloat16", "bfloat16"),
+        ({}, "float16", None, "bfloat16"),
+        ({"fp32": True}, "bfloat16", None, "float32"),
+        ({"bf16": True}, "float32", None, "bfloat16"),
+    ],
+)
+def test_what_a_converted_model_computes_in(flags, dtype: str, wanted: str | None, compute: str) -> None:
+    """config.json's flags decide; without any, float32 weights that stay so, as the original does on a CPU."""
+    tensors = {"a": random_tensors(dtype)["transformer.ln_f.weight"]}
+    assert compute_type(flags, tensors, {"a": TYPES[wanted or dtype]}) == compute
 
 
 def test_small_files_travel(tmp_path, converted, tensors: Tensors) -> None:
@@ -249,7 +268,7 @@ def test_what_is_there_is_not_touched(tmp_path, converted, tensors: Tensors) -> 
 def test_a_full_disk_is_told_before(tmp_path, monkeypatch, converted, tensors: Tensors) -> None:
     """Bytes to be written are compared with what is free."""
     folder = make_folder(tmp_path / "hf", tensors)
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(destination.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(ValueError, match="GB left"):
         converted(folder, tmp_path / "ours")
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
