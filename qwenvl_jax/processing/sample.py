@@ -8,15 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qwenvl_jax.processing.tokenizer import MARKUP_TOKENS, Tokenizer
+from qwenvl_jax.processing.tokenizer import GROUNDING_TOKENS, Tokenizer
 
 
 @dataclass(frozen=True)
 class Text:
     """Text that is tokenized by itself (tokens never merge over a part's border).
 
-    `supervised` text is learned. Special-token strings count as special tokens, except that in `typed` text
-    (what a user typed into a chat) only the markup does: `<|im_end|>` there is plain text.
+    `supervised` text is learned. Special-token strings count as special tokens, except that in `typed` text (of a
+    chat's prompt) only those of grounding do: `<|im_end|>` and `<img>` there are plain text. A picture is always an
+    `Image`, so no text can add one.
     """
 
     text: str
@@ -71,7 +72,7 @@ def encode_sample(sample: Sample, tokenizer: Tokenizer, queries: int) -> Encoded
             vision += [-1, *range(part.index * queries, (part.index + 1) * queries), -1]
             learned = False
         else:
-            ids = tokenizer.encode(part.text, MARKUP_TOKENS if part.typed else "all")
+            ids = tokenizer.encode(part.text, GROUNDING_TOKENS if part.typed else "all")
             vision += [-1] * len(ids)
             learned = part.supervised
         tokens += ids
