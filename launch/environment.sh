@@ -1,5 +1,5 @@
 # Sourced by the scripts of this folder: a virtual environment in the checkout with the pinned requirements and the package.
-# Installs only when requirements.txt or pyproject.toml changed since the last time.
+# Installs only what changed since the last time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -9,11 +9,15 @@ if ! "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (
   exit 2
 fi
 [ -x .venv/bin/python ] || "$python" -m venv .venv
-wanted=$(cat requirements.txt pyproject.toml | cksum)
-if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
-  echo "installing the pinned requirements into .venv (once; about two minutes)"
-  .venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
-  .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
-  echo "$wanted" > .venv/installed
-fi
+install() { # install FILE: once, and again when it or pyproject.toml changed
+  local wanted stamp=".venv/installed-${1//\//-}"
+  wanted=$(cat "$1" pyproject.toml | cksum)
+  if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    echo "installing the pinned $1 into .venv (once; a minute or two)"
+    .venv/bin/pip install --quiet --disable-pip-version-check -r "$1"
+    .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+    echo "$wanted" > "$stamp"
+  fi
+}
+install requirements.txt
 export PATH="$PWD/.venv/bin:$PATH"

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
@@ -111,9 +112,17 @@ class Projection(nnx.Module):
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
-def rotary_angles(positions: jax.Array, head_size: int, base: float) -> tuple[jax.Array, jax.Array]:
-    """cos and sin [..., 1, H/2] in float32 of positions [...]; the head axis broadcasts."""
-    frequencies = base ** (-jnp.arange(0, head_size, 2, dtype=jnp.float32) / head_size)
+def rotary_frequencies(head_size: int, base: float) -> np.ndarray:
+    """[H/2] radians per position, rounded once to float32."""
+    return (base ** (-np.arange(0, head_size, 2, dtype=np.float64) / head_size)).astype(np.float32)
+
+
+def rotary_angles(positions: jax.Array, frequencies: Any) -> tuple[jax.Array, jax.Array]:
+    """cos and sin [..., 1, H/2] in float32 of positions [...]; the head axis broadcasts.
+
+    Args:
+      frequencies: [H/2], or anything that broadcasts to [..., 1, H/2].
+    """
     angles = positions[..., None, None].astype(jnp.float32) * frequencies
     return jnp.cos(angles), jnp.sin(angles)
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_model import CONFIG, PRECISION, random_batch
 
-from qwenvl_jax.models.layers import REMAT_POLICIES, apply_rotary, fan_in, rotary_angles
+from qwenvl_jax.models.layers import REMAT_POLICIES, apply_rotary, fan_in, rotary_angles, rotary_frequencies
 from qwenvl_jax.models.parameters import build
 from qwenvl_jax.training.step import batch_loss
 
@@ -23,7 +23,9 @@ def test_rotary_scores_depend_on_distance_alone(first: int, second: int, shift: 
     q, k = np.random.default_rng(first).normal(size=(2, 1, 1, 8)).astype(np.float32)
 
     def score(a: int, b: int) -> float:
-        turned = [apply_rotary(x, rotary_angles(np.array([p]), 8, 10000.0)) for x, p in ((q, a), (k, b))]
+        turned = [
+            apply_rotary(x, rotary_angles(np.array([p]), rotary_frequencies(8, 10000.0))) for x, p in ((q, a), (k, b))
+        ]
         return float((turned[0] * turned[1]).sum())
 
     assert score(first, second) == pytest.approx(score(first + shift, second + shift), abs=2e-3)
@@ -32,7 +34,7 @@ def test_rotary_scores_depend_on_distance_alone(first: int, second: int, shift: 
 def test_rotary_runs_in_float32() -> None:
     """Angles of large positions keep their precision in bfloat16 models, and the type comes back."""
     x = jnp.ones((1, 1, 1, 4), jnp.bfloat16)
-    angles = rotary_angles(np.array([[2001]]), 4, 10000.0)
+    angles = rotary_angles(np.array([[2001]]), rotary_frequencies(4, 10000.0))
     turned = apply_rotary(x, angles)
     assert angles[0].dtype == jnp.float32
     assert turned.dtype == jnp.bfloat16

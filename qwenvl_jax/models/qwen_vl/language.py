@@ -3,10 +3,12 @@
 Shape legend: B rows, S tokens, T cached positions, D width, N heads, H head size, F mlp width, V vocabulary, L layers.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from qwenvl_jax.config import LanguageConfig, PrecisionConfig
@@ -18,8 +20,11 @@ from qwenvl_jax.models.layers import (
     normal,
     parameter,
     rotary_angles,
+    rotary_frequencies,
     scan_layers,
 )
+
+Angles = tuple[jax.Array, jax.Array]
 
 
 class Cache(NamedTuple):
@@ -30,12 +35,15 @@ class Cache(NamedTuple):
       v: [L, B, T, N, H].
       segment_ids: [B, T] int32, 0 where nothing is cached (or where padding was).
       length: int32 scalar, positions written so far.
+      doublings: [B] int32, how often the training length doubles before the row's prompt fits; chosen when the prompt is
+        read, kept for every later token, as the original keeps its `ntk_alpha`.
     """
 
     k: jax.Array
     v: jax.Array
     segment_ids: jax.Array
     length: jax.Array
+    doublings: jax.Array
 
 
 class LanguageBlock(nnx.Module):
@@ -73,14 +81,15 @@ class LanguageBlock(nnx.Module):
     def __call__(
         self,
         x: jax.Array,
-        angles: tuple[jax.Array, jax.Array],
+        query_angles: Angles,
+        key_angles: Angles,
         query_segments: jax.Array,
         key_segments: jax.Array,
         start: jax.Array | int,
         cached: tuple[jax.Array, jax.Array] | None,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
         y = self.norm_1(x)
-        q, k, v = apply_rotary(self.q(y), angles), apply_rotary(self.k(y), angles), self.v(y)
+        q, k, v = apply_rotary(self.q(y), query_angles), apply_rotary(self.k(y), key_angles), self.v(y)
         if cached is not None:
             k, v = (jax.lax.dynamic_update_slice_in_dim(c, t, start, 1) for c, t in zip(cached, (k, v)))
             cached = (k, v)
@@ -99,7 +108,30 @@ def empty_cache(config: LanguageConfig, rows: int, length: int, dtype: str) -> C
     """A cache for `length` positions."""
     shape = (config.layers, rows, length, config.heads, config.width // config.heads)
     empty = jnp.zeros(shape, jnp.dtype(dtype))
-    return Cache(empty, empty, jnp.zeros((rows, length), jnp.int32), jnp.int32(0))
+    return Cache(
+        empty, empty, jnp.zeros((rows, length), jnp.int32), jnp.int32(0), jnp.zeros(rows, jnp.int32)
+    )  # fmt: skip
+
+
+def training_lengths(config: LanguageConfig, longest: int) -> np.ndarray:
+    """The training length times 1, 2, 4, ... as far as below `longest`: each that a prompt exceeds is one doubling."""
+    doublings = max(0, math.ceil(math.log2(longest / config.training_length))) if config.dynamic_ntk else 0
+    return config.training_length * 2 ** np.arange(doublings)
+
+
+def ntk_frequencies(config: LanguageConfig, doublings: int) -> np.ndarray:
+    """[doublings + 1, H/2] rotary frequencies of prompts whose length doubles the training length 0, 1, ... times.
+
+    The base grows by alpha ** (H / (H - 2)), alpha = 2 ** (n + 1) - 1 (`get_ntk_alpha` of the original).
+    """
+    h = config.width // config.heads
+    alphas = [2.0 ** (n + 1) - 1 for n in range(doublings + 1)]
+    return np.stack([rotary_frequencies(h, config.rope_base * alpha ** (h / (h - 2))) for alpha in alphas])
+
+
+def logn_scale(config: LanguageConfig, positions: jax.Array) -> jax.Array:
+    """Factor of the query at each position: log of (position + 1) to the base of the training length, at least 1."""
+    return jnp.maximum(jnp.log(positions + 1.0) / math.log(config.training_length), 1.0)
 
 
 class LanguageModel(nnx.Module):
@@ -118,8 +150,13 @@ class LanguageModel(nnx.Module):
         return self.embedding[...][tokens].astype(jnp.dtype(self.precision.compute))
 
     def __call__(self, x: jax.Array, positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
-        """[B, S, D] embeddings -> [B, S, D] hidden states; positions and segment_ids are [B, S]."""
-        x, _ = self._layers(x, self._angles(positions), segment_ids, segment_ids, 0, None)
+        """[B, S, D] embeddings -> [B, S, D] hidden states; positions and segment_ids are [B, S].
+
+        As the original trains: neither dynamic NTK nor logn, whatever the length.
+        """
+        config = self.config
+        angles = rotary_angles(positions, rotary_frequencies(config.width // config.heads, config.rope_base))
+        x, _ = self._layers(x, angles, angles, segment_ids, segment_ids, 0, None)
         return self.norm(x)
 
     def extend(
@@ -128,13 +165,21 @@ class LanguageModel(nnx.Module):
         """The next S tokens of rows with a cache: x [B, S, D], positions and segment_ids [B, S].
 
         The first call (the prompts, padded on the left with segment 0) fills an empty cache; later ones add a token.
+        Prompts longer than the training length get dynamic NTK and logn. Unlike in the original, padding counts neither as
+        position nor as length: a row's result does not depend on the rows beside it.
         """
-        seen = jax.lax.dynamic_update_slice_in_dim(cache.segment_ids, segment_ids, cache.length, 1)
-        x, (k, v) = self._layers(x, self._angles(positions), segment_ids, seen, cache.length, (cache.k, cache.v))
-        return self.norm(x), Cache(k, v, seen, cache.length + x.shape[1])
+        lengths = training_lengths(self.config, cache.k.shape[2])
+        prompt = (segment_ids > 0).sum(-1)
+        doublings = jnp.where(cache.length == 0, (prompt[:, None] > lengths).sum(-1), cache.doublings)
+        frequencies = jnp.asarray(ntk_frequencies(self.config, len(lengths)))[doublings][:, None, None]
+        key_angles = query_angles = rotary_angles(positions, frequencies)
+        if self.config.logn:
+            scale = logn_scale(self.config, positions)[..., None, None]
+            query_angles = (key_angles[0] * scale, key_angles[1] * scale)
 
-    def _angles(self, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return rotary_angles(positions, self.config.width // self.config.heads, self.config.rope_base)
+        seen = jax.lax.dynamic_update_slice_in_dim(cache.segment_ids, segment_ids, cache.length, 1)
+        x, (k, v) = self._layers(x, query_angles, key_angles, segment_ids, seen, cache.length, (cache.k, cache.v))
+        return self.norm(x), Cache(k, v, seen, cache.length + x.shape[1], doublings.astype(jnp.int32))
 
     def _layers(self, x: jax.Array, *shared_and_cache: Any) -> tuple[jax.Array, Any]:
         *shared, cached = shared_and_cache

@@ -194,6 +194,23 @@ def test_cached_steps(golden, decoding) -> None:
         close(logits[:, 0], golden["io/steps_logits"][:, i])
 
 
+@pytest.mark.parametrize("name", ["long", "long2"])
+def test_prompts_longer_than_the_training_length(golden, model, name: str) -> None:
+    """2,100 and 4,200 tokens: dynamic NTK with alpha 3 and 7, and logn."""
+    architecture, parameters = model
+    ids = golden[f"io/ids_{name}"]
+    language = architecture.assemble(parameters).language
+
+    @jax.jit
+    def last_logits(ids):
+        cache = empty_cache(CONFIG.language, 1, ids.shape[1], "float32")
+        positions = jnp.arange(ids.shape[1])[None]
+        hidden, _ = language.extend(language.embed(ids), positions, jnp.ones_like(ids), cache)
+        return language.head(hidden[:, -4:])
+
+    close(last_logits(ids), golden[f"io/logits_{name}_last4"])
+
+
 def test_greedy_tokens(golden, decoding) -> None:
     """24 greedy tokens are the original's; their margins are far above rounding."""
     logits, cache, step = decoding
