@@ -3,7 +3,7 @@
 Source: `chat`, `chat_stream` and `draw_bbox_on_latest_picture` of the original.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from io import BytesIO
 from typing import Any
 
@@ -16,7 +16,7 @@ from qwenvl_jax.inference.model import Model
 from qwenvl_jax.inference.processor import Processor
 from qwenvl_jax.processing.chatml import SYSTEM_PROMPT, Round
 from qwenvl_jax.processing.list_format import Elements
-from qwenvl_jax.processing.sample import Sample
+from qwenvl_jax.processing.sample import Sample, joined
 
 
 class Chat:
@@ -52,7 +52,7 @@ class Chat:
         """The answer, which becomes part of the history. Errors are those of `from_list_format`."""
         return "".join(self.stream(query))
 
-    def stream(self, query: str | Elements) -> Iterator[str]:
+    def stream(self, query: str | Elements) -> Generator[str, None, None]:
         """The answer in pieces. Where the caller stops early, what was written so far is the round's answer."""
         shown = [image for past in self.history for image in past.query.images]
         asked = self._processor.query(query, first_picture=len(shown) + 1, allow_urls=self._allow_urls)
@@ -64,7 +64,7 @@ class Chat:
         seed = (self._seed + len(self.history)) % 2**32
         return self._record(asked, stream(self._model, self._processor, prompt, seed=seed))
 
-    def _record(self, asked: Sample, pieces: Iterator[str]) -> Iterator[str]:
+    def _record(self, asked: Sample, pieces: Iterator[str]) -> Generator[str, None, None]:
         answer = ""
         try:
             for piece in pieces:
@@ -79,8 +79,3 @@ class Chat:
         if not shown or not find_marks(self.history[-1].answer):
             return None
         return draw_boxes(Picture.open(BytesIO(shown[-1])), self.history[-1].answer)
-
-
-def joined(first: Sample, second: Sample) -> Sample:
-    """Two samples behind each other."""
-    return Sample((*first.parts, *shifted(second.parts, len(first.images))), first.images + second.images)

@@ -7,10 +7,10 @@ samples, in which a picture is no text: what a user writes cannot name one. Sour
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from qwenvl_jax.processing.sample import Image, Sample, Text, encode_sample
+from qwenvl_jax.processing.sample import Image, Sample, Text, encode_sample, joined
 from qwenvl_jax.processing.tokenizer import IM_END, IM_START, IMAGE_END, IMAGE_START, Tokenizer
 
 USER, ASSISTANT = "user", "assistant"
@@ -114,23 +114,17 @@ def _round(past: Round) -> Parts:
     return (Text("\n"), *_block(USER, past.query.parts), Text("\n"), *_block(ASSISTANT, answer))
 
 
-def _shifted(parts: Parts, by: int) -> Parts:
-    return tuple(replace(part, index=part.index + by) if isinstance(part, Image) else part for part in parts)
-
-
 def chat_prompt(history: Sequence[Round], query: Sample, system: str = SYSTEM_PROMPT) -> Sample:
     """The prompt that an answer to `query` follows, with the pictures of all its rounds in order.
 
     Nothing in it is supervised. The system's text and the answers are `typed` text, in which only grounding markup is
     special. Shorten long histories with `trim_history`.
     """
-    parts = _system(system)
-    images: tuple[bytes, ...] = ()
+    prompt = Sample(_system(system))
     for past in history:
-        parts += _shifted(_round(past), len(images))
-        images += past.query.images
-    parts += (Text("\n"), *_block(USER, _shifted(query.parts, len(images))), Text(f"\n{IM_START}{ASSISTANT}\n"))
-    return Sample(parts, images + query.images)
+        prompt = joined(prompt, Sample(_round(past), past.query.images))
+    asked = (Text("\n"), *_block(USER, query.parts), Text(f"\n{IM_START}{ASSISTANT}\n"))
+    return joined(prompt, Sample(asked, query.images))
 
 
 def trim_history(

@@ -82,7 +82,9 @@ def _point(value: Iterable[Any]) -> Any:
 def _several(values: Iterable[Any], count: int, each: Callable[[Any], Any]) -> Any:
     found = tuple(each(value) for value in values)
     if len(found) != count:
-        raise ValueError(f"a box has four coordinates, a quad four points of two; {found} are {len(found)}, not {count}")
+        raise ValueError(
+            f"a box has four coordinates, a quad four points of two; {found} are {len(found)}, not {count}"
+        )
     return found
 
 

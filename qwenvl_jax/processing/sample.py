@@ -4,7 +4,7 @@ Tasks and ChatML produce `Sample`s; packing needs only `EncodedSample` lengths; 
 `EncodedSample`s.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,6 +38,13 @@ class Sample:
 
     parts: tuple[Text | Image, ...]
     images: tuple[bytes, ...] = ()
+
+
+def joined(first: Sample, second: Sample) -> Sample:
+    """Two samples behind each other; the second's images follow the first's."""
+    by = len(first.images)
+    moved = (replace(part, index=part.index + by) if isinstance(part, Image) else part for part in second.parts)
+    return Sample((*first.parts, *moved), first.images + second.images)
 
 
 @dataclass(frozen=True)
