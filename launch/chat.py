@@ -153,7 +153,8 @@ class Terminal:
         Raises:
           ValueError: a setting is wrong, or the device's memory does not suffice.
         """
-        query: list[dict[str, object]] = [*({"image": picture} for picture in self.pictures), {"text": question}]
+        query: list[dict[str, object]] = [{"image": picture} for picture in self.pictures]
+        query.append({"text": question})
         whole = True
         try:
             with closing(conversation.stream(query)) as pieces:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from qwenvl_jax.batch import Batch
 from qwenvl_jax.inference.sampling import Sampling, choose
@@ -78,7 +79,7 @@ def advance(
     state: Decoding,
     sampling: Sampling | None,
     stop_ids: jax.Array,
-    limit: jax.Array,
+    limit: jax.Array | np.int32,
     *,
     steps: int,
     vocabulary: int,
@@ -88,7 +89,7 @@ def advance(
     Args:
       state: used up.
       stop_ids: [K] int32; a row whose newest token is one of them is done.
-      limit: at most so many tokens are written now, 1 to `steps`; fewer where every row is done.
+      limit: tokens that an answer may still have; fewer than `steps` are written where it is less, or every row is done.
       sampling, vocabulary: as given to `prefill`.
     """
     language = architecture.assemble(parameters).language
@@ -99,7 +100,7 @@ def advance(
 
     def unfinished(carry: tuple[jax.Array, Decoding, jax.Array]) -> jax.Array:
         step, state, _ = carry
-        return (step < limit) & ~state.done.all()
+        return (step < jnp.minimum(limit, steps)) & ~state.done.all()
 
     def write(carry: tuple[jax.Array, Decoding, jax.Array]) -> tuple[jax.Array, Decoding, jax.Array]:
         step, state, written = carry

@@ -48,6 +48,8 @@ def generate(
     """
     processor = configured(processor, changes)
     seeds = [seed] * len(queries) if isinstance(seed, int) else list(seed)
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size}: a batch needs at least one prompt")
     if len(seeds) != len(queries):
         raise ValueError(f"{len(seeds)} seeds for {len(queries)} queries; give one, or one for each")
     samples = processor.samples(queries, allow_urls)
