@@ -68,6 +68,7 @@ class ChatOptions:
 def chat(arguments: list[str]) -> None:
     """Raises FileNotFoundError or ValueError with one sentence for a missing checkpoint or a bad picture."""
     options = tyro.cli(ChatOptions, args=arguments, prog="qwenvl chat", config=(tyro.conf.UseAppendAction,))
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters to a user of a picture, `read_image` says
     pictures = [read_image(path, options.allow_urls) for path in options.image]
     terminal = Terminal(options, pictures)
     try:
