@@ -162,13 +162,12 @@ class Terminal:
                 with self._waiting("thinking"):
                     first = next(pieces, "")
                 for piece in itertools.chain((first,), pieces):
-                    self._answers.print(_shown(piece), end="")
-                    self._answers.file.flush()
+                    self._write(piece)
         except KeyboardInterrupt:
             whole = False
         except jax.errors.JaxRuntimeError as error:
             raise ValueError(f"the device cannot compute the answer: {str(error).splitlines()[0]}") from error
-        self._answers.print()
+        self._write("\n")
         if not whole:
             self._note("stopped")
         self.pictures = []
@@ -226,14 +225,18 @@ class Terminal:
     def _waiting(self, what: str) -> AbstractContextManager[object]:
         return self._notes.status(what) if self._interactive else nullcontext()
 
+    def _write(self, piece: str) -> None:
+        text = piece.translate(_CONTROL)
+        if self._answers.is_terminal:
+            styled = Text(text)
+            styled.highlight_regex(_TAGS, "dim")
+            self._answers.print(styled, end="")
+        else:
+            self._answers.file.write(text)  # as it is: rich would make spaces of tabs
+        self._answers.file.flush()
+
     def _note(self, text: str) -> None:
         self._notes.print(text.translate(_CONTROL), style="dim")
-
-
-def _shown(piece: str) -> Text:
-    text = Text(piece.translate(_CONTROL))
-    text.highlight_regex(_TAGS, "dim")
-    return text
 
 
 def _paths(rest: str) -> list[str]:

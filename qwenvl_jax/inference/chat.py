@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image as Picture
 
 from qwenvl_jax.inference.drawing import Drawing, draw_boxes, find_marks
-from qwenvl_jax.inference.generate import configured, stream
+from qwenvl_jax.inference.generate import MAX_SEED, check_seed, configured, stream
 from qwenvl_jax.inference.generation_config import CHATML
 from qwenvl_jax.inference.model import Model
 from qwenvl_jax.inference.processor import Processor
@@ -44,6 +44,7 @@ class Chat:
         Raises:
           ValueError: a setting is none.
         """
+        check_seed(seed)
         self.history: list[Round] = []
         self._model, self._processor = model, configured(processor, changes)
         self._system, self._seed, self._allow_urls = system, seed, allow_urls
@@ -61,7 +62,7 @@ class Chat:
         else:
             before = self._processor.query([{"image": image} for image in shown])
             prompt = joined(before, asked)
-        seed = (self._seed + len(self.history)) % 2**32
+        seed = (self._seed + len(self.history)) % MAX_SEED
         return self._record(asked, stream(self._model, self._processor, prompt, seed=seed))
 
     def _record(self, asked: Sample, pieces: Iterator[str]) -> Generator[str, None, None]:

@@ -128,8 +128,14 @@ def _decode(
 
 
 def _sampling(config: GenerationConfig, seeds: Sequence[int]) -> Sampling | None:
-    if wrong := [seed for seed in seeds if not 0 <= seed < MAX_SEED]:
-        raise ValueError(f"seed {wrong[0]} is not in [0, 2 ** 32)")
+    for seed in seeds:
+        check_seed(seed)
     if config.temperature == 0:
         return None
     return Sampling(np.asarray(seeds, np.uint32), np.float32(config.temperature), np.float32(config.top_p))
+
+
+def check_seed(seed: int) -> None:
+    """Raises a ValueError where the seed is not in [0, 2 ** 32)."""
+    if not 0 <= seed < MAX_SEED:
+        raise ValueError(f"seed {seed} is not in [0, 2 ** 32)")

@@ -107,7 +107,7 @@ def _download(url: str, allowed: bool) -> bytes:
     if scheme not in _WEB:
         raise ValueError(f"{_shortened(url)}: pictures come from files, http and https; {scheme}:// is none of them")
     if not allowed:
-        raise ValueError(f"{_shortened(url)}: URLs are not fetched unless allowed; download it, or switch URLs on")
+        raise ValueError(f"{_shortened(url)}: URLs are not fetched unless allowed (--allow-urls, allow_urls)")
     opener = urllib.request.build_opener(_WebOnly)
     until = time.monotonic() + MAX_URL_SECONDS
     data = bytearray()
