@@ -82,6 +82,7 @@ def test_either_format_gives_the_same_model(hugging_face, run) -> None:
     assert logits[0].shape == (2, loaded[0][1](QUERIES).tokens.shape[1], 480)
     assert np.isfinite(logits[0]).all()
     answers = [qwenvl_jax.generate(*pair, QUERIES, max_new_tokens=5, temperature=0) for pair in loaded]
+    assert all(answers[0])
     for other, answer in zip(logits[1:], answers[1:]):
         np.testing.assert_array_equal(other, logits[0])
         assert answer == answers[0]
