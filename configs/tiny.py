@@ -118,7 +118,7 @@ def tiny() -> Run:
                 parameters=SLOW_VISION + ADAPTER + frozen("language"), pack_within_task=False,
             ),
             Stage(
-                name="multitask", steps=6000, mixture=MULTITASK_MIXTURE, rows=2, sequence_length=384, images_per_row=6,
+                name="multitask", steps=7500, mixture=MULTITASK_MIXTURE, rows=2, sequence_length=384, images_per_row=6,
                 resolution=72, schedule=Schedule(peak=8e-4, end=3e-5, warmup=100),
                 parameters=SLOW_VISION + ADAPTER + LANGUAGE, pack_within_task=False,
             ),

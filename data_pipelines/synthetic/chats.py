@@ -87,6 +87,19 @@ def count_in(scenes: tuple[Scene, ...], rng: np.random.Generator) -> Pair | None
     return f"How many {PLURALS[shape]} are in Picture {i + 1}?", str(shapes.count(shape))
 
 
+def larger(scenes: tuple[Scene, ...], rng: np.random.Generator) -> Pair | None:
+    """Which picture shows the larger object of a shape that each has once, in different sizes."""
+    found = []
+    for item in unique(scenes[0], lambda item: item.look.shape):
+        for other in unique(scenes[1], lambda item: item.look.shape):
+            if other.look.shape == item.look.shape and other.look.size != item.look.size:
+                found.append((item.look.shape, 1 if item.look.size == "large" else 2))
+    if not found:
+        return None
+    shape, number = pick(rng, found)
+    return f"Which picture shows the larger {shape}?", f"Picture {number}"
+
+
 Asker = Callable[[tuple[Scene, ...], np.random.Generator], Pair | None]
 SHORT_QUESTIONS: tuple[Asker, ...] = (
     compare_counts,
@@ -94,6 +107,7 @@ SHORT_QUESTIONS: tuple[Asker, ...] = (
     colour_in,
     shape_in,
     count_in,
+    larger,
 )
 """Questions on several pictures with a short answer; each gives None where the pictures do not allow it."""
 

@@ -38,6 +38,12 @@ def right_answer(scenes, question: str) -> str:
     if found := re.fullmatch(r"How many (\w+) are in Picture (\d)\?", question):
         objects = words[int(found[2]) - 1]
         return str(sum(found[1] in ("objects", PLURALS[shape]) for _, shape in objects))
+    if found := re.fullmatch(r"Which picture shows the larger (\w+)\?", question):
+        first, second = (
+            [item.extent / (s.width + s.height) for item in s.objects if item.look.shape == found[1]] for s in scenes
+        )
+        assert len(first) == len(second) == 1
+        return f"Picture {1 if first[0] > second[0] else 2}"
     counts = [len(objects) for objects in words]
     if question == "Do both pictures have the same number of objects?":
         return "yes" if counts[0] == counts[1] else "no"
