@@ -115,8 +115,7 @@ def index_file(format: Format, folder: Path, index_folder: Path, name: str) -> I
             yield Problem(str(path), number, _sentence(error))
 
     try:
-        status = path.stat()
-        size, time = status.st_size, status.st_mtime_ns
+        size, time = _status(path)
     except OSError as error:
         logger.warning("%s cannot be read: %s", path, error.strerror)
     return IndexedFile(name, size, time, *write_index(index_folder / index_name(name), entries()))
@@ -167,10 +166,23 @@ def _is_current(known: IndexedFile | None, path: Path, index_folder: Path) -> bo
     if known is None or not (index_folder / index_name(known.file)).is_file():
         return False
     try:
-        status = path.stat()
+        return _status(path) == (known.size, known.time)
     except OSError:
         return False
-    return (status.st_size, status.st_mtime_ns) == (known.size, known.time)
+
+
+def _status(path: Path) -> tuple[int, int]:
+    """Bytes and newest time of a file, or of all files below a folder but hidden ones (the index itself)."""
+    if not path.is_dir():
+        status = path.stat()
+        return status.st_size, status.st_mtime_ns
+    size = newest = 0
+    for place, folders, files in os.walk(path):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            status = os.stat(os.path.join(place, name), follow_symlinks=False)
+            size, newest = size + status.st_size, max(newest, status.st_mtime_ns)
+    return size, newest
 
 
 def _load_summary(index_folder: Path) -> dict[str, IndexedFile]:
@@ -178,8 +190,10 @@ def _load_summary(index_folder: Path) -> dict[str, IndexedFile]:
         content = json.loads((index_folder / SUMMARY).read_text())
         if content["version"] != INDEX_VERSION:
             return {}
-        files = (IndexedFile(*row[:-1], tuple(Problem(*p) for p in row[-1])) for row in content["files"])
-        return {file.file: file for file in files}
+        return {
+            file: IndexedFile(file, size, time, records, sha256, tuple(Problem(*problem) for problem in problems))
+            for file, size, time, records, sha256, problems in content["files"]
+        }
     except (OSError, ValueError, KeyError, TypeError):
         return {}  # not there, or cut off by a kill: the index is made again
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as parquet
 
 from data_pipelines.cleaning.grounding import grounded_caption, read_expressions, regions, without_nested
-from data_pipelines.records import Record, StoredImage
+from data_pipelines.records import Question, Record, Region, StoredImage
 from data_pipelines.sources.captions import caption_question, decode_text
 from data_pipelines.sources.index import Entry, Place
 from data_pipelines.sources.source import Problem
@@ -52,7 +52,7 @@ def tar_samples(file: Path) -> Iterator[TarSample | Problem]:
     try:
         with tarfile.open(file, "r:") as tar:
             for member in tar:
-                tar.members = []  # else every header of the tar stays in memory
+                tar.members = []  # type: ignore[attr-defined]  # else every header of the tar stays in memory
                 if not member.isreg():
                     if not member.isdir():
                         yield Problem(str(file), max(number, 0), "a member is a link or a device, not a file")
@@ -202,14 +202,13 @@ def outline(file: Path, sample: TarSample, known: Mapping[str, Any]) -> tuple[En
         width, height = image_size(read_member(file, place))
     image = StoredImage(b"", width, height)
     reasons: list[str] = []
-    grounded, found = (), ()
+    grounded: tuple[Question, ...] = ()
+    found: tuple[Region, ...] = ()
     if expressions := known.get(EXPRESSIONS):
         phrases, reasons = read_expressions(_as_list(expressions), len(caption))
         if chosen := without_nested(phrases):
             grounded, found = (grounded_caption(caption, chosen),), regions(caption, chosen, width, height)
-    record = Record(
-        key=sample.key, images=(image,), captions=(question,), grounded_captions=grounded, regions=found
-    )
+    record = Record(key=sample.key, images=(image,), captions=(question,), grounded_captions=grounded, regions=found)
     return Entry(sample.number, record, (place,)), reasons
 
 
