@@ -6,9 +6,11 @@ whole, so they can be made anywhere and merged.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from data_pipelines.cleaning.rules import SCORE_STEPS
+
+Key = TypeVar("Key")
 
 
 class Cut(NamedTuple):
@@ -38,9 +40,9 @@ def calibrate(steps: Mapping[int, int], total: int, keep_rate: float) -> Cut:
     return Cut(None, kept)
 
 
-def merge(parts: Iterable[Mapping[int, int]]) -> Counter[int]:
+def merge(parts: Iterable[Mapping[Key, int]]) -> Counter[Key]:
     """The counts of all parts together."""
-    total: Counter[int] = Counter()
+    total: Counter[Key] = Counter()
     for part in parts:
         total.update(part)
     return total

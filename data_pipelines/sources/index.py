@@ -100,6 +100,48 @@ def write_index(target: Path, entries: Iterable[Entry | Problem]) -> tuple[int, 
     return len(ends), digest.hexdigest(), tuple(problems)
 
 
+class MappedIndex:
+    """The index of one file, mapped into memory."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises ValueError or OSError where it cannot be read."""
+        with path.open("rb") as opened:
+            self._data = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        count = int(np.frombuffer(self._data, "<u8", 1)[0])
+        self._ends = np.frombuffer(self._data, "<u8", count, offset=8)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, position: int) -> Entry:
+        """Raises ValueError where the bytes are damaged."""
+        base = 8 * (len(self._ends) + 1)
+        start = base + (int(self._ends[position - 1]) if position else 0)
+        data = self._data[start : base + int(self._ends[position])]
+        number, packed, places = msgpack.unpackb(data, use_list=False)
+        return Entry(number, unpack_record(packed), places)
+
+
+def read_pictures(format: Format, file: Path, entry: Entry) -> Record:
+    """The entry's record with its pictures.
+
+    Raises:
+      RecordError: a picture cannot be read, or is not the one that was indexed.
+    """
+    images = []
+    for image, place in zip(entry.outline.images, entry.places):
+        try:
+            data = format.read(file, place)
+            size = image_size(data)
+        except (OSError, ValueError) as error:
+            raise RecordError(str(file), entry.number, f"picture: {sentence(error)}") from error
+        if size != (image.width, image.height):
+            reason = f"picture is {size[0]}x{size[1]} pixels, its index says {image.width}x{image.height}"
+            raise RecordError(str(file), entry.number, reason)
+        images.append(replace(image, data=data))
+    return replace(entry.outline, images=tuple(images))
+
+
 def index_file(format: Format, folder: Path, index_folder: Path, name: str) -> IndexedFile:
     """Indexes one file. A file that cannot be scanned at all is one problem, with its reason."""
     path = folder / name
@@ -112,7 +154,7 @@ def index_file(format: Format, folder: Path, index_folder: Path, name: str) -> I
                 number += 1
                 yield entry
         except (OSError, ValueError) as error:
-            yield Problem(str(path), number, _sentence(error))
+            yield Problem(str(path), number, sentence(error))
 
     try:
         size, time = _status(path)
@@ -121,7 +163,8 @@ def index_file(format: Format, folder: Path, index_folder: Path, name: str) -> I
     return IndexedFile(name, size, time, *write_index(index_folder / index_name(name), entries()))
 
 
-def _sentence(error: BaseException) -> str:
+def sentence(error: BaseException) -> str:
+    """The first line of what an error says, without the file's name."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -251,7 +294,7 @@ class IndexedSource:
             raise ValueError(f"{self._folder / name}: {nothing_usable(self.problems)}")
 
     def _start_reading(self) -> None:
-        self._mapped: OrderedDict[int, tuple[np.ndarray, mmap.mmap]] = OrderedDict()
+        self._mapped: OrderedDict[int, MappedIndex] = OrderedDict()
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -275,19 +318,8 @@ class IndexedSource:
           IndexError: there is no such number.
           RecordError: a picture cannot be read, or is not the one that was indexed.
         """
-        file, (number, outline, places) = self._entry(index)
-        images = []
-        for image, place in zip(outline.images, places):
-            try:
-                data = self._format.read(file, place)
-                size = image_size(data)
-            except (OSError, ValueError) as error:
-                raise RecordError(str(file), number, f"picture: {_sentence(error)}") from error
-            if size != (image.width, image.height):
-                reason = f"picture is {size[0]}x{size[1]} pixels, its index says {image.width}x{image.height}"
-                raise RecordError(str(file), number, reason)
-            images.append(replace(image, data=data))
-        return replace(outline, images=tuple(images))
+        file, entry = self._entry(index)
+        return read_pictures(self._format, file, entry)
 
     def _entry(self, index: int) -> tuple[Path, Entry]:
         if not 0 <= index < len(self):
@@ -296,22 +328,15 @@ class IndexedSource:
         local = index - (self._ends[file - 1] if file else 0)
         path = self._folder / self._files[file]
         try:
-            ends, data = self._map(file)
-            base = 8 * (len(ends) + 1)
-            start = base + (int(ends[local - 1]) if local else 0)
-            number, packed, places = msgpack.unpackb(data[start : base + int(ends[local])], use_list=False)
-            return path, Entry(number, unpack_record(packed), places)
+            return path, self._map(file)[local]
         except (OSError, ValueError, IndexError, TypeError) as error:
-            raise RecordError(str(path), local, f"its index cannot be read ({_sentence(error)})") from error
+            raise RecordError(str(path), local, f"its index cannot be read ({sentence(error)})") from error
 
-    def _map(self, file: int) -> tuple[np.ndarray, mmap.mmap]:
+    def _map(self, file: int) -> MappedIndex:
         with self._lock:
             mapped = self._mapped.pop(file, None)
             if mapped is None:
-                with (Path(self.cache_folder) / index_name(self._files[file])).open("rb") as opened:
-                    data = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-                count = int(np.frombuffer(data, "<u8", 1)[0])
-                mapped = np.frombuffer(data, "<u8", count, offset=8), data
+                mapped = MappedIndex(Path(self.cache_folder) / index_name(self._files[file]))
             self._mapped[file] = mapped
             if len(self._mapped) > MAPPED_FILES:
                 # Not closed here: another thread may be reading from it; it closes with its last reference.
