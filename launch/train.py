@@ -11,6 +11,7 @@ import tyro
 
 from configs.recipes import recipe
 from data_pipelines.loader import StageLoader, describe, open_loader
+from data_pipelines.quarantine import Quarantine
 from launch.evaluate import evaluate_stage, held_out_folder, report
 from qwenvl_jax.config import Component, Run, Stage, from_json, to_json
 from qwenvl_jax.inference.loading import locate
@@ -50,7 +51,7 @@ def train(arguments: list[str]) -> None:
     print(f"{run.name}: {architecture.size:,} parameters on {jax.device_count()} x {jax.devices()[0].device_kind}")
     parameters = starting_point(run, stages[0], options.start, workdir)
     for stage in stages:
-        batches = partial(opened, run, stage)
+        batches = partial(opened, run, stage, workdir)
         parameters = train_stage(run, stage, architecture, parameters, batches, mesh, workdir)
         if stage.images_per_row and held_out_folder(run):
             evaluate_stage(run, stage, architecture, parameters, workdir)
@@ -135,16 +136,24 @@ def before(workdir: Path, stages: list[str]) -> tuple[Path, str, int] | None:
         return None
 
 
-def opened(run: Run, stage: Stage, start: int) -> Batches:
-    """The stage's batches, after saying what they are made of."""
+def opened(run: Run, stage: Stage, workdir: Path, start: int) -> Batches:
+    """The stage's batches, after saying what they are made of; lists what cannot be read."""
     loader = open_loader(run, stage, start, jax.process_index(), jax.process_count())
+    quarantine = Quarantine(workdir, stage.name, start, jax.process_index())
     if start == 0:
-        say_what_is_read(loader)
+        quarantine.add_opened(loader.components)
+        say_what_is_read(loader, quarantine)
     with closing(loader):
-        yield from loader
+        for step, (batch, info) in enumerate(loader, start):
+            quarantine.add(step, info.problems)
+            yield batch, info
 
 
-def say_what_is_read(loader: StageLoader) -> None:
+SHOWN_PROBLEMS = 10
+"""Of a component; all of them stand in the quarantine file."""
+
+
+def say_what_is_read(loader: StageLoader, quarantine: Quarantine) -> None:
     """One line per component: what is used, shortened and left out, and the packing's efficiency."""
     described = describe(loader)
     for component, samples in zip(described.components, loader.components):
@@ -154,7 +163,9 @@ def say_what_is_read(loader: StageLoader) -> None:
             f"  {component.task} from {component.source}: {component.samples} of {entries} records, "
             f"{component.tokens:.0f} tokens each" + (f"; left out: {left}" if left else "")
         )
-        for problem in samples.problems:
+        for problem in samples.problems[:SHOWN_PROBLEMS]:
             print(f"    {problem.file}, entry {problem.index}: {problem.reason}")
+        if len(samples.problems) > SHOWN_PROBLEMS:
+            print(f"    and {len(samples.problems) - SHOWN_PROBLEMS} more: {quarantine.path}")
     used = described.efficiency
     print(f"  packing uses {used.tokens:.1%} of the tokens and {used.images:.1%} of the image slots")
