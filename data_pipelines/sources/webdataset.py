@@ -49,6 +49,7 @@ def tar_samples(file: Path) -> Iterator[TarSample | Problem]:
     size = file.stat().st_size
     number, key = -1, None
     members: dict[str, tuple[int, int]] = {}
+    end = 0
     try:
         with tarfile.open(file, "r:") as tar:
             for member in tar:
@@ -57,6 +58,7 @@ def tar_samples(file: Path) -> Iterator[TarSample | Problem]:
                     if not member.isdir():
                         yield Problem(str(file), max(number, 0), "a member is a link or a device, not a file")
                     continue
+                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 found, _, extension = _split(member.name)
                 if ".." in member.name.split("/") or member.name.startswith("/"):
                     yield Problem(str(file), max(number, 0), "a member's name leaves the tar's folder")
@@ -73,8 +75,11 @@ def tar_samples(file: Path) -> Iterator[TarSample | Problem]:
         if key is None:
             raise ValueError(f"this is no tar, or it is cut off ({error})") from error
         yield Problem(str(file), number + 1, f"the tar is cut off or damaged from here on ({error})")
+        end = -tarfile.BLOCKSIZE  # it is said already
     if key is not None:
         yield TarSample(number, key, members)
+    if size < end + tarfile.BLOCKSIZE:
+        yield Problem(str(file), number + 1, "the tar has no end mark: it is cut off behind this sample")
 
 
 def _split(name: str) -> tuple[str, str, str]:
