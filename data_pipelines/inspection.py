@@ -44,11 +44,12 @@ BINS = 24
 
 def spread(count: int, wanted: int) -> list[int]:
     """At most `wanted` of 0 .. count - 1, evenly spread, with both ends."""
-    return sorted({round(i * (count - 1) / max(1, wanted - 1)) for i in range(min(count, wanted))})
+    wanted = min(count, wanted)
+    return [round(i * (count - 1) / max(1, wanted - 1)) for i in range(wanted)]
 
 
 def stage_for_path(run: Run, stage: Stage, name: str) -> Stage:
-    """The stage with a mixture of all tasks that apply to a source, each with equal weight.
+    """The stage with a mixture of all tasks that apply to a source, each with its number of samples as weight.
 
     Raises:
       ValueError: the source cannot be opened, or no task applies to it.
@@ -56,10 +57,11 @@ def stage_for_path(run: Run, stage: Stage, name: str) -> Stage:
     source = open_source(run.data.root, name)
     tokenizer = load_tokenizer(run.data.tokenizer)
     lengths = measure(source, TASKS, tokenizer, run.model.adapter.queries)
-    applying = [task for task, found in lengths.items() if (found.tokens > 0).any()]
-    if not applying:
+    counts = {task: int((found.tokens > 0).sum()) for task, found in lengths.items()}
+    mixture = tuple(Component(task, name, float(count)) for task, count in counts.items() if count)
+    if not mixture:
         raise ValueError(f"{name}: no task applies to any of its {len(source)} records")
-    return replace(stage, mixture=tuple(Component(task, name, 1.0) for task in applying))
+    return replace(stage, mixture=mixture)
 
 
 def inspect_stage(run: Run, stage: Stage) -> dict[str, Any]:
@@ -82,6 +84,7 @@ def inspect_stage(run: Run, stage: Stage) -> dict[str, Any]:
         },
         "efficiency": {"tokens": described.efficiency.tokens, "images": described.efficiency.images},
         "samples_per_row": described.samples_per_row,
+        "records": sum(map(len, sources.values())),
         "components": [component(stage, described, number) for number in range(len(components))],
         "tokens": {_name(s): histogram(s.tokens) for s in components},
         "sizes": {source.name: sizes(source) for source in sources.values()},

@@ -35,9 +35,10 @@ def main(arguments: list[str]) -> None:
     options.output.write_text(data_page(options.target, found), encoding="utf-8")
     for stage in found:
         samples = sum(c["samples"] for c in stage["components"])
+        slots = f" and {stage['efficiency']['images']:.1%} of the picture slots" if stage["shape"]["images"] else ""
         print(
-            f"{stage['stage']}: {samples:,} samples, {stage['efficiency']['tokens']:.1%} of the tokens and "
-            f"{stage['efficiency']['images']:.1%} of the picture slots used, {stage['problems']['count']:,} unreadable"
+            f"{stage['stage']}: {samples:,} samples, {stage['efficiency']['tokens']:.1%} of the tokens{slots} used, "
+            f"{stage['problems']['count']:,} entries unreadable"
         )
     print(f"page: {options.output}")
 

@@ -47,7 +47,7 @@ def _stage(stage: Values, named: bool) -> str:
 def _headlines(stage: Values) -> Iterator[tuple[str, str, str]]:
     components, used = stage["components"], stage["efficiency"]
     usable = sum(c["samples"] for c in components)
-    yield f"{usable:,}", "samples", f"of {sum(c['records'] for c in components):,} records, one per task"
+    yield f"{usable:,}", "samples", f"of {stage['records']:,} records, up to one for each task"
     yield f"{100 * used['tokens']:.1f}&#8202;%", "of the tokens", "hold something after packing"
     if stage["shape"]["images"]:
         yield f"{100 * used['images']:.1f}&#8202;%", "of the picture slots", "hold a picture"

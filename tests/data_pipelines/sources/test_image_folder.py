@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_data import make_picture
 
@@ -60,6 +60,7 @@ def test_new_pictures_are_found(folder):
     assert [again[n].key for n in range(len(again))] == ["b.JPG", "z.png", "sub/c.webp"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["..", ".", "sub", "a.png", "", "~", "\0"]), max_size=6).map("/".join))
 def test_paths_stay_below_their_folder(tmp_path_factory, path):
     """Whatever a path is made of: it names an existing file below the folder, or is refused with a sentence."""
