@@ -83,6 +83,21 @@ def _check_share(samples: Samples, max_bad_share: float) -> None:
         )
 
 
+def own_mixture(data: DataConfig, name: str, tokenizer: Tokenizer, queries: int) -> tuple[Component, ...]:
+    """The mixture of a user's own source: every task that applies to it, with its number of samples as weight.
+
+    Raises:
+      ValueError: the source cannot be opened, or no task applies to it.
+    """
+    source = open_source(data.root, name)
+    lengths = measure(source, TASKS, tokenizer, queries)
+    counts = {task: int((found.tokens > 0).sum()) for task, found in lengths.items()}
+    mixture = tuple(Component(task, name, float(count)) for task, count in counts.items() if count)
+    if not mixture:
+        raise ValueError(f"{name}: no task applies to any of its {len(source)} records")
+    return mixture
+
+
 def select(component: Component, source: RecordSource, lengths: Lengths, stage: Stage) -> Samples:
     """The samples that fit a row of the stage.
 

@@ -15,16 +15,13 @@ import numpy as np
 from PIL import Image as Picture
 
 from data_pipelines.components import Samples
-from data_pipelines.lengths import measure
 from data_pipelines.loader import DataDescription, describe, open_loader
 from data_pipelines.reading import read_record
-from data_pipelines.sources.opening import open_source
 from data_pipelines.sources.source import Problem, RecordSource
 from data_pipelines.tasks import TASKS
-from qwenvl_jax.config import Component, Run, Stage
+from qwenvl_jax.config import Run, Stage
 from qwenvl_jax.processing.images import decode_image
 from qwenvl_jax.processing.sample import Image, Sample, Text
-from qwenvl_jax.processing.tokenizer import load_tokenizer
 
 SIZED_RECORDS = 2000
 """Records of a source whose pictures' sizes are counted, evenly spread."""
@@ -46,22 +43,6 @@ def spread(count: int, wanted: int) -> list[int]:
     """At most `wanted` of 0 .. count - 1, evenly spread, with both ends."""
     wanted = min(count, wanted)
     return [round(i * (count - 1) / max(1, wanted - 1)) for i in range(wanted)]
-
-
-def stage_for_path(run: Run, stage: Stage, name: str) -> Stage:
-    """The stage with a mixture of all tasks that apply to a source, each with its number of samples as weight.
-
-    Raises:
-      ValueError: the source cannot be opened, or no task applies to it.
-    """
-    source = open_source(run.data.root, name)
-    tokenizer = load_tokenizer(run.data.tokenizer)
-    lengths = measure(source, TASKS, tokenizer, run.model.adapter.queries)
-    counts = {task: int((found.tokens > 0).sum()) for task, found in lengths.items()}
-    mixture = tuple(Component(task, name, float(count)) for task, count in counts.items() if count)
-    if not mixture:
-        raise ValueError(f"{name}: no task applies to any of its {len(source)} records")
-    return replace(stage, mixture=mixture)
 
 
 def inspect_stage(run: Run, stage: Stage) -> dict[str, Any]:

@@ -7,9 +7,11 @@ from pathlib import Path
 import tyro
 
 from configs.recipes import RECIPES, recipe
-from data_pipelines.inspection import inspect_stage, stage_for_path
+from data_pipelines.components import own_mixture
+from data_pipelines.inspection import inspect_stage
 from qwenvl_jax.config import Run, Stage
 from qwenvl_jax.evaluation.data_page import data_page
+from qwenvl_jax.processing.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -60,4 +62,6 @@ def chosen(options: InspectOptions) -> tuple[Run, list[Stage]]:
         return run, [stage for stage in run.stages if options.stage in (None, stage.name)]
     usual = next(stage.name for stage in reversed(run.stages) if stage.images_per_row)
     stage = next(stage for stage in run.stages if stage.name == (options.stage or usual))
-    return run, [stage_for_path(run, stage, options.target)]
+    tokenizer = load_tokenizer(run.data.tokenizer)
+    mixture = own_mixture(run.data, options.target, tokenizer, run.model.adapter.queries)
+    return run, [dataclasses.replace(stage, mixture=mixture)]

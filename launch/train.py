@@ -10,13 +10,15 @@ import jax
 import tyro
 
 from configs.recipes import recipe
+from data_pipelines.components import own_mixture
 from data_pipelines.loader import StageLoader, describe, open_loader
 from data_pipelines.quarantine import Quarantine
 from launch.evaluate import evaluate_stage, held_out_folder, report
-from qwenvl_jax.config import Component, Run, Stage, from_json, to_json
+from qwenvl_jax.config import Run, Stage, from_json, to_json
 from qwenvl_jax.inference.loading import locate
 from qwenvl_jax.models.parameters import Parameters, build, initialize
 from qwenvl_jax.parallel.mesh import make_mesh
+from qwenvl_jax.processing.tokenizer import load_tokenizer
 from qwenvl_jax.training.checkpoints import load_parameters
 from qwenvl_jax.training.loop import Batches, train_stage
 
@@ -32,7 +34,8 @@ class TrainOptions:
     workdir: Path | None = None
     """Folder of checkpoints, metrics and report; runs/RECIPE, or runs/RECIPE-FILE with `--data`. What lies there goes on."""
     data: Path | None = None
-    """JSON or JSONL of conversations in the official fine-tuning format, in place of the stage's mixture."""
+    """Own data in place of the stage's mixture: a JSON or JSONL of conversations, a folder of shards or tars, a Parquet,
+    an annotation file; all tasks that apply to it are trained."""
     start: Path | None = None
     """Run or checkpoint whose parameters the first stage starts from."""
     scale_steps: float = 1.0
@@ -78,11 +81,12 @@ def choose(run: Run, options: TrainOptions) -> tuple[Run, tuple[Stage, ...]]:
     if options.data is not None:
         if options.stage == "all":
             raise ValueError(f"--data replaces one stage's mixture: add --stage, one of {', '.join(names)}")
-        if not options.data.is_file():
-            raise FileNotFoundError(f"--data {options.data}: there is no such file")
+        if not options.data.exists():
+            raise FileNotFoundError(f"--data {options.data}: there is no such file or folder")
     scaled = [dataclasses.replace(s, steps=max(1, round(s.steps * options.scale_steps))) for s in run.stages]
     if options.data is not None:
-        own = (Component("chat", str(options.data.resolve()), 1.0),)
+        tokenizer = load_tokenizer(run.data.tokenizer)
+        own = own_mixture(run.data, str(options.data.resolve()), tokenizer, run.model.adapter.queries)
         scaled = [dataclasses.replace(s, mixture=own) if s.name == options.stage else s for s in scaled]
     run = dataclasses.replace(run, stages=tuple(scaled))
     return run, tuple(s for s in run.stages if options.stage in (s.name, "all"))
