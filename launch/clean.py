@@ -6,6 +6,7 @@ from typing import Literal
 
 import tyro
 
+from data_pipelines.cleaning.addresses import clean_addresses, holds_addresses
 from data_pipelines.cleaning.engines import beam, processes
 from data_pipelines.cleaning.funnel import NOT_FETCHED, Funnel, funnel_table
 from data_pipelines.cleaning.job import QUARANTINE, clean
@@ -13,12 +14,13 @@ from data_pipelines.cleaning.job import QUARANTINE, clean
 
 @dataclass(frozen=True)
 class CleanOptions:
-    """Cleans a folder of tars into shards; a stopped cleaning goes on where it was."""
+    """Cleans a folder of tars into shards, or Parquet of addresses into Parquet with fewer of them, before they are
+    fetched. A stopped cleaning goes on where it was."""
 
     source: tyro.conf.Positional[Path]
-    """Output folder of img2dataset: tars, with Parquet beside them."""
+    """Output folder of img2dataset: tars, with Parquet beside them. Or a folder of Parquet that it is yet to fetch."""
     destination: tyro.conf.Positional[Path]
-    """New folder for the shards, with manifest, sizes, funnel and list of damaged entries."""
+    """New folder for shards (manifest, sizes) or Parquet, with funnel and list of damaged entries."""
     corpus: str = "web"
     """Whose thresholds: a name of data_pipelines/cleaning/thresholds.py."""
     engine: Literal["local", "beam"] = "local"
@@ -35,10 +37,11 @@ def main(arguments: list[str]) -> None:
     if not options.source.is_dir():
         raise FileNotFoundError(f"{options.source}: there is no such folder")
     engine = beam(rest) if options.engine == "beam" else processes(options.workers)
-    funnel = clean(options.source, options.destination, options.corpus, engine)
+    before = holds_addresses(options.source)
+    funnel = (clean_addresses if before else clean)(options.source, options.destination, options.corpus, engine)
     print(funnel_table(funnel))
     print(summary(funnel))
-    print(f"shards: {options.destination}; what was damaged stands in {options.destination / QUARANTINE}")
+    print(f"{'addresses' if before else 'shards'}: {options.destination}; damaged entries: {QUARANTINE} there")
 
 
 def summary(funnel: Funnel) -> str:

@@ -64,7 +64,7 @@ def make_funnel(
 def funnel_table(funnel: Funnel) -> str:
     """The funnel as Markdown."""
     lines = [
-        f"| {funnel.corpus} | rejected | left | share of the fetched |",
+        f"| {funnel.corpus} | rejected | left | share |",
         "|---|--:|--:|--:|",
         f"| pairs | | {funnel.kept + sum(funnel.rejected.values()):,} | |",
     ]

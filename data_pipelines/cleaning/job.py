@@ -55,19 +55,19 @@ class Job:
     """What every step needs to know; picklable.
 
     Attributes:
-      source: the folder of the tars.
-      tars: their names in it.
+      source: the folder of the files.
+      files: their names in it (tars, or Parquet of addresses).
       partial: the folder that becomes the destination; results of steps lie in `work/` below it.
       thresholds: of the corpus.
     """
 
     source: Path
-    tars: tuple[str, ...]
+    files: tuple[str, ...]
     partial: Path
     thresholds: Thresholds
 
-    def tar(self, number: int) -> Path:
-        return self.source / self.tars[number]
+    def file(self, number: int) -> Path:
+        return self.source / self.files[number]
 
     def result(self, step: str, number: int, suffix: str) -> Path:
         return self.partial / WORK / f"{step}-{number:06d}{suffix}"
@@ -75,8 +75,12 @@ class Job:
 
 def survey_tar(job: Job, number: int) -> None:
     """Step 1 for one tar."""
+    save_survey(job, number, survey(job.file(number), job.thresholds))
+
+
+def save_survey(job: Job, number: int, found: Survey) -> None:
+    """Writes the result of step 1."""
     target = job.result("survey", number, ".npz")
-    found = survey(job.tar(number), job.thresholds)
     partial_file = target.with_name(f".{target.name}.{os.getpid()}")
     with partial_file.open("wb") as file:
         np.savez(
@@ -87,6 +91,7 @@ def survey_tar(job: Job, number: int) -> None:
 
 
 def load_survey(job: Job, number: int) -> Survey:
+    """The result of step 1."""
     with np.load(job.result("survey", number, ".npz")) as s:
         steps = {int(step): int(count) for step, count in s["scores"]}
         return Survey(int(s["pairs"]), steps, s["pictures"], s["lengths"], s["numbers"])
@@ -95,10 +100,10 @@ def load_survey(job: Job, number: int) -> Survey:
 def select_tar(job: Job, shorter: dict[int, list[int]], number: int) -> None:
     """Step 2 for one tar. The JSON is written last: where it lies, the step is done."""
     counts: Counter[str] = Counter()
-    entries = select(job.tar(number), job.thresholds, frozenset(shorter.get(number, ())), counts)
+    entries = select(job.file(number), job.thresholds, frozenset(shorter.get(number, ())), counts)
     kept, _, problems = write_index(job.result("kept", number, ".index"), entries)
     listed = [[problem.index, problem.reason] for problem in problems]
-    _write_json(job.result("kept", number, ".json"), {"kept": kept, "counts": counts, "problems": listed})
+    write_json(job.result("kept", number, ".json"), {"kept": kept, "counts": counts, "problems": listed})
 
 
 def write_output(job: Job, ends: Sequence[int], per_shard: int, number: int) -> None:
@@ -106,7 +111,7 @@ def write_output(job: Job, ends: Sequence[int], per_shard: int, number: int) -> 
     first, last = number * per_shard, min((number + 1) * per_shard, ends[-1])
     path = job.partial / shard_name(number)
     shard = write_shard(path, _records(job, ends, first, last))
-    _write_json(job.result("shard", number, ".json"), shard._asdict())
+    write_json(job.result("shard", number, ".json"), shard._asdict())
 
 
 def _records(job: Job, ends: Sequence[int], first: int, last: int) -> Iterator[Record]:
@@ -117,7 +122,7 @@ def _records(job: Job, ends: Sequence[int], first: int, last: int) -> Iterator[R
         begin = ends[tar - 1] if tar else 0
         kept = MappedIndex(job.result("kept", tar, ".index"))
         for position in range(first, min(last, ends[tar])):
-            yield read_pictures(source, job.tar(tar), kept[position - begin])
+            yield read_pictures(source, job.file(tar), kept[position - begin])
         first = ends[tar]
 
 
@@ -130,18 +135,12 @@ def clean(
       FileExistsError: the destination exists.
       ValueError: an unknown corpus, no tars, another unfinished cleaning in the destination's place, or nothing kept.
     """
-    if corpus not in CORPORA:
-        raise ValueError(f"there are no thresholds for corpus {corpus!r}; there are {', '.join(CORPORA)}")
-    if destination.exists():
-        raise FileExistsError(f"{destination} exists already: remove it first, or choose another name")
     tars = tuple(sorted(entry.relative_to(source).as_posix() for entry in source.rglob("*.tar")))
     if not tars:
         raise ValueError(f"{source} holds no .tar: give the output folder of img2dataset")
-    partial_folder = destination.with_name(f".{destination.name}.cleaning")
-    job = Job(source.absolute(), tars, partial_folder.absolute(), CORPORA[corpus])
-    _prepare(job)
-    job, shorter = _decide(job, engine)
-    _run(job, engine, "select pairs", "kept", partial(select_tar, job, shorter), len(tars))
+    job = prepare(source, destination, corpus, tars)
+    job, shorter = decide(job, engine, survey_tar)
+    run(job, engine, "select pairs", "kept", partial(select_tar, job, shorter), len(tars))
     selected = [json.loads(job.result("kept", tar, ".json").read_text()) for tar in range(len(tars))]
     ends = list(accumulate(found["kept"] for found in selected))
     counts = merge(found["counts"] for found in selected)
@@ -149,33 +148,44 @@ def clean(
     if not funnel.kept:
         raise ValueError(f"{source}: no pair passes the rules of corpus {corpus}:\n{funnel_table(funnel)}")
     shards = -(-ends[-1] // per_shard)
-    _run(job, engine, "write shards", "shard", partial(write_output, job, ends, per_shard), shards)
+    run(job, engine, "write shards", "shard", partial(write_output, job, ends, per_shard), shards)
     written = [json.loads(job.result("shard", n, ".json").read_text()) for n in range(shards)]
-    _write_reports(job, funnel, [found["problems"] for found in selected])
-    _remove_work(job)
+    write_reports(job, funnel, [found["problems"] for found in selected])
+    remove_work(job)
     finish_folder(job.partial, destination, [WrittenShard(**shard) for shard in written])
     return funnel
 
 
-def _prepare(job: Job) -> None:
-    """Makes the folder, or finds the one of the same cleaning that was stopped."""
-    sizes = [(job.source / tar).stat().st_size for tar in job.tars]
-    settings = json.dumps({"source": str(job.source), "tars": [*zip(job.tars, sizes)], **asdict(job.thresholds)})
+def prepare(source: Path, destination: Path, corpus: str, files: tuple[str, ...]) -> Job:
+    """Makes the folder, or finds the one of the same cleaning that was stopped.
+
+    Raises:
+      FileExistsError, ValueError: as `clean`.
+    """
+    if corpus not in CORPORA:
+        raise ValueError(f"there are no thresholds for corpus {corpus!r}; there are {', '.join(CORPORA)}")
+    if destination.exists():
+        raise FileExistsError(f"{destination} exists already: remove it first, or choose another name")
+    partial_folder = destination.with_name(f".{destination.name}.cleaning")
+    job = Job(source.absolute(), files, partial_folder.absolute(), CORPORA[corpus])
+    sizes = [job.file(number).stat().st_size for number in range(len(files))]
+    settings = json.dumps({"source": str(job.source), "files": [*zip(files, sizes)], **asdict(job.thresholds)})
     file = job.partial / WORK / "settings.json"
     if file.is_file() and file.read_text() != settings:
-        raise ValueError(f"{job.partial} holds an unfinished cleaning with other settings or tars: remove it first")
+        raise ValueError(f"{job.partial} holds an unfinished cleaning with other settings or files: remove it first")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(settings)
+    return job
 
 
-def _decide(job: Job, engine: Engine) -> tuple[Job, dict[int, list[int]]]:
+def decide(job: Job, engine: Engine, step: Callable[[Job, int], None]) -> tuple[Job, dict[int, list[int]]]:
     """Step 1 and what follows from it: the job with its CLIP cut, and the texts that are not the longest."""
     thresholds = job.thresholds
     calibrated = CLIP in thresholds.rules and thresholds.keep_rate is not None and thresholds.clip_cut is None
     if not (calibrated or thresholds.longest_text):
         return job, {}
-    _run(job, engine, "survey", "survey", partial(survey_tar, job), len(job.tars), ".npz")
-    surveys = [load_survey(job, number) for number in range(len(job.tars))]
+    run(job, engine, "survey", "survey", partial(step, job), len(job.files), ".npz")
+    surveys = [load_survey(job, number) for number in range(len(job.files))]
     if calibrated and thresholds.keep_rate is not None:
         total = sum(found.pairs for found in surveys)
         cut = calibrate(merge(found.steps for found in surveys), total, thresholds.keep_rate)
@@ -183,7 +193,7 @@ def _decide(job: Job, engine: Engine) -> tuple[Job, dict[int, list[int]]]:
     return job, shorter_texts(surveys) if thresholds.longest_text else {}
 
 
-def _run(
+def run(
     job: Job, engine: Engine, what: str, step: str, function: Callable[[int], None], count: int, suffix: str = ".json"
 ) -> None:
     """Has the engine do what is not done yet."""
@@ -192,24 +202,27 @@ def _run(
         engine(what, function, missing)
 
 
-def _write_reports(job: Job, funnel: Funnel, problems: Sequence[Sequence[tuple[int, str]]]) -> None:
+def write_reports(job: Job, funnel: Funnel, problems: Sequence[Sequence[tuple[int, str]]]) -> None:
+    """Writes the funnel in three forms, and the list of damaged entries (index and reason of each file's)."""
     (job.partial / FUNNEL).write_text(json.dumps(funnel_json(funnel), indent=1))
     (job.partial / FUNNEL_TABLE).write_text(funnel_table(funnel))
     (job.partial / FUNNEL_PICTURE).write_text(funnel_svg([funnel]))
     with (job.partial / QUARANTINE).open("w") as file:
-        for tar, found in zip(job.tars, problems):
+        for tar, found in zip(job.files, problems):
             for index, reason in found:
                 file.write(json.dumps({"source": tar, "index": index, "reason": reason}, ensure_ascii=False) + "\n")
 
 
-def _remove_work(job: Job) -> None:
+def remove_work(job: Job) -> None:
+    """Removes the results of the steps."""
     work = job.partial / WORK
     for file in work.iterdir():
         file.unlink()
     work.rmdir()
 
 
-def _write_json(target: Path, value: Any) -> None:
+def write_json(target: Path, value: Any) -> None:
+    """Writes a file that is there whole or not at all."""
     written = target.with_name(f".{target.name}.{os.getpid()}")
     written.write_text(json.dumps(value))
     written.replace(target)
