@@ -62,10 +62,40 @@ def open_components(stage: Stage, data: DataConfig, tokenizer: Tokenizer, querie
         tasks.setdefault(component.source, []).append(component.task)
     sources = {name: open_source(data.root, name) for name in tasks}
     lengths = {name: measure(sources[name], tasks[name], tokenizer, queries) for name in tasks}
-    return tuple(
+    opened = tuple(
         select(component, sources[component.source], lengths[component.source][component.task], stage)
         for component in stage.mixture
     )
+    for samples in opened:
+        _check_share(samples, data.max_bad_share)
+    return opened
+
+
+def _check_share(samples: Samples, max_bad_share: float) -> None:
+    """Raises ValueError where more records than the set share are unreadable."""
+    bad, entries = len(samples.problems), len(samples.source) + len(samples.source.problems)
+    if bad > max_bad_share * entries:
+        reasons = Counter(problem.reason for problem in samples.problems).most_common(3)
+        why = "; ".join(f"{count} times: {reason}" for reason, count in reasons)
+        raise ValueError(
+            f"{bad} of {entries} records of {samples.component.source} cannot be used, more than data.max-bad-share "
+            f"({max_bad_share:g}) allows ({why})"
+        )
+
+
+def own_mixture(data: DataConfig, name: str, tokenizer: Tokenizer, queries: int) -> tuple[Component, ...]:
+    """The mixture of a user's own source: every task that applies to it, with its number of samples as weight.
+
+    Raises:
+      ValueError: the source cannot be opened, or no task applies to it.
+    """
+    source = open_source(data.root, name)
+    lengths = measure(source, TASKS, tokenizer, queries)
+    counts = {task: int((found.tokens > 0).sum()) for task, found in lengths.items()}
+    mixture = tuple(Component(task, name, float(count)) for task, count in counts.items() if count)
+    if not mixture:
+        raise ValueError(f"{name}: no task applies to any of its {len(source)} records")
+    return mixture
 
 
 def select(component: Component, source: RecordSource, lengths: Lengths, stage: Stage) -> Samples:

@@ -81,7 +81,7 @@ def _measure_all(source: RecordSource, tasks: list[str], tokenizer: Tokenizer, q
     problems: dict[str, list[Problem]] = {task: [] for task in tasks}
     for index in range(len(source)):
         try:
-            record = source[index]
+            record = source.outline(index)
         except RecordError as error:
             for task in tasks:
                 problems[task].append(Problem(error.file, error.index, error.reason))

@@ -18,12 +18,15 @@ from data_pipelines.mixture import Mixture, seed_for
 from data_pipelines.packing import Efficiency, PackingPlan
 from data_pipelines.patch_rows import PatchRowMaker, open_pictures
 from data_pipelines.rows import RowMaker
+from data_pipelines.sources.source import Problem
 from qwenvl_jax.batch import Batch
 from qwenvl_jax.config import Run, Stage
 from qwenvl_jax.processing.tokenizer import Tokenizer, load_tokenizer
 
 READ_AHEAD = 2
 """Batches that wait, ready, for the training step (of each worker process, where there are several)."""
+LEAST_SAMPLES = 100
+"""Samples from which on the share of unreadable ones is judged."""
 DESCRIBED_WINDOWS = 4
 """Windows that the predicted efficiency is averaged over."""
 
@@ -39,6 +42,7 @@ class BatchInfo(NamedTuple):
       image_efficiency: share of the image slots that hold an image.
       replaced: samples that could not be read and were replaced.
       dropped: samples that could not be read and for which nothing fitted.
+      problems: records that could not be read, each with file, index and reason.
     """
 
     fingerprint: str
@@ -48,6 +52,7 @@ class BatchInfo(NamedTuple):
     image_efficiency: float
     replaced: int
     dropped: int
+    problems: tuple[Problem, ...]
 
 
 class StepBatches:
@@ -76,6 +81,7 @@ class StepBatches:
             image_efficiency=images / slots,
             replaced=sum(row.replaced for row in rows),
             dropped=sum(row.dropped for row in rows),
+            problems=tuple(problem for row in rows for problem in row.problems),
         )
 
 
@@ -98,8 +104,10 @@ class StageLoader:
         fingerprint: str,
         start_step: int,
         workers: int,
+        max_bad_share: float,
     ) -> None:
         """Use `open_loader`."""
+        self._samples, self._bad, self._max_bad_share = 0, 0, max_bad_share
         self.components, self.plan, self.fingerprint, self.step = components, plan, fingerprint, start_step
         ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=READ_AHEAD)
         dataset = grain.MapDataset.source(batches)[start_step:].to_iter_dataset(ahead)
@@ -113,8 +121,17 @@ class StageLoader:
         return self
 
     def __next__(self) -> tuple[Batch, BatchInfo]:
+        """Raises ValueError where more than the set share of the samples could not be read."""
         batch, info = next(self._iterator)
         self.step += 1
+        self._samples += info.samples + info.dropped
+        self._bad += info.replaced + info.dropped
+        if self._bad > self._max_bad_share * max(self._samples, LEAST_SAMPLES):
+            last = info.problems[-1]
+            raise ValueError(
+                f"{self._bad} of {self._samples} samples could not be read, more than data.max-bad-share "
+                f"({self._max_bad_share:g}) allows; the last one: {last.file}, record {last.index}: {last.reason}"
+            )
         return batch, info
 
     def close(self) -> None:
@@ -180,7 +197,7 @@ def open_loader(
     plan.row(start_step * stage.rows)
     batches = StepBatches(maker, plan, stage, process_index, process_count)
     fingerprint = _fingerprint(run, stage, components, tokenizer)
-    return StageLoader(batches, components, plan, fingerprint, start_step, run.data.workers)
+    return StageLoader(batches, components, plan, fingerprint, start_step, run.data.workers, run.data.max_bad_share)
 
 
 def _fingerprint(run: Run, stage: Stage, components: Sequence[Samples], tokenizer: Tokenizer) -> str:

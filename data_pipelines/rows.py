@@ -9,6 +9,8 @@ import numpy as np
 
 from data_pipelines.components import Samples
 from data_pipelines.packing import Item
+from data_pipelines.reading import HungRead, read_record
+from data_pipelines.sources.source import Problem, RecordError
 from data_pipelines.tasks import TASKS
 from qwenvl_jax.batch import IGNORED, Batch, empty_batch
 from qwenvl_jax.processing.images import decode_image, resize_image
@@ -21,6 +23,10 @@ the search meets all samples of a component whose number of samples is no multip
 REPLACEMENT_TRIES = 200
 """Candidates that are looked at (most are too long and cost nothing) before the place stays empty."""
 
+HUNG_READS = 2
+"""Reads of a sample and its replacements that may hang before the place stays empty: then the storage is gone, and
+looking further only waits longer."""
+
 
 class RowInfo(NamedTuple):
     """What a row holds, for logs and checkpoints.
@@ -32,6 +38,7 @@ class RowInfo(NamedTuple):
       images: image slots in use.
       replaced: samples that could not be read and were replaced.
       dropped: samples that could not be read and for which no replacement fitted.
+      problems: records that could not be read, each with file, index and reason.
     """
 
     identity: int
@@ -40,6 +47,7 @@ class RowInfo(NamedTuple):
     images: int
     replaced: int
     dropped: int
+    problems: tuple[Problem, ...]
 
 
 class Loaded(NamedTuple):
@@ -73,9 +81,11 @@ class RowMaker:
         """Writes the samples behind each other into the views of one row."""
         start = slot = replaced = dropped = segment = 0
         identity = hashlib.sha256()
+        problems: list[Problem] = []
         for item in items:
-            loaded, tries = self._load_or_replace(item)
-            replaced += loaded is not None and tries > 0
+            loaded, failed = self._load_or_replace(item)
+            problems += failed
+            replaced += loaded is not None and len(failed) > 0
             if loaded is None:
                 dropped += 1
                 continue
@@ -89,16 +99,25 @@ class RowMaker:
             start = end
             identity.update(f"{item.component}:{loaded.record};".encode())
         digest = int.from_bytes(identity.digest()[:8])
-        return RowInfo(digest, segment, start, slot, replaced, dropped)
+        return RowInfo(digest, segment, start, slot, replaced, dropped, tuple(problems))
 
-    def _load_or_replace(self, item: Item) -> tuple[Loaded | None, int]:
-        """The sample, or the first readable one on the way of `REPLACEMENT_STRIDE` that is no larger."""
-        for tries, sample in enumerate(self._candidates(item)):
+    def _load_or_replace(self, item: Item) -> tuple[Loaded | None, list[Problem]]:
+        """The sample, or the first readable one on the way of `REPLACEMENT_STRIDE` that is no larger; and what could
+        not be read."""
+        problems: list[Problem] = []
+        hung = 0
+        for sample in self._candidates(item):
             try:
-                return self._load(item.component, sample), tries
-            except ValueError:
-                continue
-        return None, 0
+                return self._load(item.component, sample), problems
+            except RecordError as error:
+                problems.append(Problem(error.file, error.index, error.reason))
+                hung += isinstance(error, HungRead)
+            except ValueError as error:
+                samples = self.components[item.component]
+                problems.append(Problem(samples.source.name, int(samples.records[sample]), str(error)))
+            if hung >= HUNG_READS:
+                break
+        return None, problems
 
     def _candidates(self, item: Item) -> Iterator[int]:
         samples = self.components[item.component]
@@ -114,7 +133,7 @@ class RowMaker:
         """Raises ValueError where the record, its sample or a picture cannot be read."""
         samples = self.components[component]
         record = int(samples.records[sample])
-        made = TASKS[samples.component.task](samples.source[record])
+        made = TASKS[samples.component.task](read_record(samples.source, record))
         if made is None:
             raise ValueError("the task does not apply")
         encoded = encode_sample(made, self.tokenizer, self.queries)

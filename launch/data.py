@@ -1,6 +1,7 @@
-"""`qwenvl data make`: the small world that recipe `tiny` learns, and its vocabulary."""
+"""`qwenvl data VERB`: makes the small world that recipe `tiny` learns and its vocabulary; cleans and shows data."""
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -28,15 +29,31 @@ class MakeOptions:
     """Processes; the world is the same for every number."""
 
 
+VERBS = {
+    # verb -> (module, what it does)
+    "clean": ("launch.clean", "tars of img2dataset through the paper's rules into shards"),
+    "inspect": ("launch.inspect", "one page on what a recipe or a path would train on"),
+}
+
+
 def data(arguments: list[str]) -> None:
-    """Raises ValueError for an unknown verb, or a folder that holds another world."""
-    if arguments == ["make", "vocabulary"]:
+    """Raises ValueError for an unknown verb, or what the verb raises."""
+    verb, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    if verb in VERBS:
+        import_module(VERBS[verb][0]).main(rest)
+    elif arguments == ["make", "vocabulary"]:
         WORLD_FILE.write_text(to_tiktoken(learn_merges(scene_texts(), LEAST_COUNT)))
         print(f"vocabulary: {WORLD_FILE}")
-        return
-    if arguments[:1] != ["make"]:
-        raise ValueError("qwenvl data knows two verbs: make synthetic, make vocabulary")
-    options = tyro.cli(MakeOptions, args=arguments[1:], prog="qwenvl data make")
+    elif verb == "make":
+        make(rest)
+    else:
+        verbs = "".join(f"; {name}: {what}" for name, (_, what) in VERBS.items())
+        raise ValueError(f"qwenvl data knows make synthetic, make vocabulary{verbs}")
+
+
+def make(arguments: list[str]) -> None:
+    """Raises ValueError where the folder holds another world."""
+    options = tyro.cli(MakeOptions, args=arguments, prog="qwenvl data make")
     with Progress() as progress:
         bars: dict = {}
 

@@ -12,7 +12,7 @@ VERBS = {
     "convert": ("launch.convert", "main", "Hugging Face folder to checkpoint, or back"),
     "evaluate": ("launch.evaluate", "main", "scores of a checkpoint on held-out data"),
     "chat": ("launch.chat", "chat", "ask a checkpoint about pictures"),
-    "data": ("launch.data", "data", "make the embedded data"),
+    "data": ("launch.data", "data", "make, clean and inspect data"),
 }
 
 USAGE = "usage: qwenvl VERB ... (qwenvl VERB --help tells more)\n" + "\n".join(
@@ -32,7 +32,7 @@ def main() -> None:
     verb: Callable[[list[str]], None] = getattr(import_module(module), function)
     try:
         verb(arguments[1:])
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
         print(f"qwenvl {arguments[0]}: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -12,11 +12,14 @@ import tyro
 from jax.sharding import NamedSharding
 
 from configs.recipes import recipe
+from data_pipelines.components import own_mixture
 from data_pipelines.loader import StageLoader, describe, open_loader
+from data_pipelines.quarantine import Quarantine
 from launch.evaluate import evaluate_stage, held_out_folder, report
-from qwenvl_jax.config import Component, QwenVLConfig, Run, Stage, from_json, to_json
+from qwenvl_jax.config import QwenVLConfig, Run, Stage, from_json, to_json
 from qwenvl_jax.models.parameters import Parameters, build, initialize
 from qwenvl_jax.parallel.mesh import make_mesh, parameter_shardings
+from qwenvl_jax.processing.tokenizer import load_tokenizer
 from qwenvl_jax.training.checkpoints import load_parameters, locate
 from qwenvl_jax.training.loop import Batches, train_stage
 
@@ -32,7 +35,8 @@ class TrainOptions:
     workdir: Path | None = None
     """Folder of checkpoints, metrics and report; runs/RECIPE, or runs/RECIPE-FILE with `--data`. What lies there goes on."""
     data: Path | None = None
-    """JSON or JSONL of conversations in the official fine-tuning format, in place of the stage's mixture."""
+    """Own data in place of the stage's mixture: a JSON or JSONL of conversations, a folder of shards or tars, a Parquet,
+    an annotation file; all tasks that apply to it are trained."""
     start: Path | None = None
     """Run, checkpoint or converted folder that the first stage starts from, with its model and its tokenizer."""
     scale_steps: float = 1.0
@@ -55,7 +59,7 @@ def train(arguments: list[str]) -> None:
         run, stages[0], options.start, workdir, parameter_shardings(architecture.axes, architecture.shapes, mesh)
     )
     for stage in stages:
-        batches = partial(opened, run, stage)
+        batches = partial(opened, run, stage, workdir)
         parameters = train_stage(run, stage, architecture, parameters, batches, mesh, workdir)
         if stage.images_per_row and not stage.patch_classes and held_out_folder(run):
             evaluate_stage(run, stage, architecture, parameters, workdir)
@@ -92,11 +96,12 @@ def choose(run: Run, options: TrainOptions) -> tuple[Run, tuple[Stage, ...]]:
     if options.data is not None:
         if options.stage == "all":
             raise ValueError(f"--data replaces one stage's mixture: add --stage, one of {', '.join(names)}")
-        if not options.data.is_file():
-            raise FileNotFoundError(f"--data {options.data}: there is no such file")
+        if not options.data.exists():
+            raise FileNotFoundError(f"--data {options.data}: there is no such file or folder")
     scaled = [dataclasses.replace(s, steps=max(1, round(s.steps * options.scale_steps))) for s in run.stages]
     if options.data is not None:
-        own = (Component("chat", str(options.data.resolve()), 1.0),)
+        tokenizer = load_tokenizer(run.data.tokenizer)
+        own = own_mixture(run.data, str(options.data.resolve()), tokenizer, run.model.adapter.queries)
         scaled = [dataclasses.replace(s, mixture=own) if s.name == options.stage else s for s in scaled]
     run = dataclasses.replace(run, stages=tuple(scaled))
     return run, tuple(s for s in run.stages if options.stage in (s.name, "all"))
@@ -172,16 +177,24 @@ def before(workdir: Path, stages: list[str]) -> tuple[Path, str, int] | None:
         return None
 
 
-def opened(run: Run, stage: Stage, start: int) -> Batches:
-    """The stage's batches, after saying what they are made of."""
+def opened(run: Run, stage: Stage, workdir: Path, start: int) -> Batches:
+    """The stage's batches, after saying what they are made of; lists what cannot be read."""
     loader = open_loader(run, stage, start, jax.process_index(), jax.process_count())
+    quarantine = Quarantine(workdir, stage.name, start, jax.process_index())
     if start == 0:
-        say_what_is_read(loader)
+        quarantine.add_opened(loader.components)
+        say_what_is_read(loader, quarantine)
     with closing(loader):
-        yield from loader
+        for step, (batch, info) in enumerate(loader, start):
+            quarantine.add(step, info.problems)
+            yield batch, info
 
 
-def say_what_is_read(loader: StageLoader) -> None:
+SHOWN_PROBLEMS = 10
+"""Of a component; all of them stand in the quarantine file."""
+
+
+def say_what_is_read(loader: StageLoader, quarantine: Quarantine) -> None:
     """One line per component: what is used, shortened and left out, and the packing's efficiency."""
     described = describe(loader)
     for component, samples in zip(described.components, loader.components):
@@ -191,7 +204,9 @@ def say_what_is_read(loader: StageLoader) -> None:
             f"  {component.task} from {component.source}: {component.samples} of {entries} records, "
             f"{component.tokens:.0f} tokens each" + (f"; left out: {left}" if left else "")
         )
-        for problem in samples.problems:
+        for problem in samples.problems[:SHOWN_PROBLEMS]:
             print(f"    {problem.file}, entry {problem.index}: {problem.reason}")
+        if len(samples.problems) > SHOWN_PROBLEMS:
+            print(f"    and {len(samples.problems) - SHOWN_PROBLEMS} more: {quarantine.path}")
     used = described.efficiency
     print(f"  packing uses {used.tokens:.1%} of the tokens and {used.images:.1%} of the image slots")

@@ -180,6 +180,8 @@ class DataConfig:
     """Samples that are packed together."""
     workers: int = 0
     """Loader processes; 0 reads in a thread of the training process. The order is the same for every number."""
+    max_bad_share: float = 0.2
+    """Share of unreadable records, of a source or of the samples read so far, above which the run stops."""
 
 
 @dataclass(frozen=True)

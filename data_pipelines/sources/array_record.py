@@ -11,7 +11,7 @@ import json
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ MANIFEST = "manifest.json"
 SIZES = "sizes.npz"
 SCHEMA = 1
 """Version of `data_pipelines.records.Record` as it lies on disk."""
+RECORDS_PER_SHARD = 8192
 OPEN_SHARDS = 64
 """Shards that one source keeps open: an open one costs a file descriptor and 8 bytes per record."""
 
@@ -44,7 +45,54 @@ class Sizes(NamedTuple):
     heights: np.ndarray
 
 
-def write_shards(folder: Path, records: Iterable[Record], records_per_shard: int = 8192) -> None:
+class WrittenShard(NamedTuple):
+    """A shard on disk: its name, records, SHA-256 over them, pictures of each record, and the pictures' sides."""
+
+    file: str
+    records: int
+    sha256: str
+    images: list[int]
+    sides: list[tuple[int, int]]
+
+
+def shard_name(number: int) -> str:
+    """File name of a source's shard."""
+    return f"shard-{number:05d}.array_record"
+
+
+def write_shard(path: Path, records: Iterable[Record]) -> WrittenShard:
+    """Writes one shard."""
+    digest = hashlib.sha256()
+    images: list[int] = []
+    sides: list[tuple[int, int]] = []
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+    for record in records:
+        data = pack_record(record)
+        digest.update(data)
+        writer.write(data)
+        images.append(len(record.images))
+        sides += [(image.width, image.height) for image in record.images]
+    writer.close()
+    return WrittenShard(path.name, len(images), digest.hexdigest(), images, sides)
+
+
+def finish_folder(partial: Path, folder: Path, shards: Sequence[WrittenShard]) -> None:
+    """Writes sizes and manifest beside the shards in `partial`, which becomes `folder`.
+
+    Raises:
+      ValueError: there are no shards.
+    """
+    if not shards:
+        raise ValueError(f"{folder}: there are no records to write")
+    sides = np.asarray([side for shard in shards for side in shard.sides], np.int32).reshape(-1, 2)
+    images = np.asarray([count for shard in shards for count in shard.images], np.int32)
+    np.savez(partial / SIZES, images=images, widths=sides[:, 0], heights=sides[:, 1])
+    listed = [{"file": shard.file, "records": shard.records, "sha256": shard.sha256} for shard in shards]
+    (partial / MANIFEST).write_text(json.dumps({"schema": SCHEMA, "shards": listed}, indent=1))
+    partial.rename(folder)
+
+
+def write_shards(folder: Path, records: Iterable[Record], records_per_shard: int = RECORDS_PER_SHARD) -> None:
     """Writes records as shards into a new folder, which appears only when it is complete.
 
     Raises:
@@ -58,30 +106,12 @@ def write_shards(folder: Path, records: Iterable[Record], records_per_shard: int
     partial.mkdir(parents=True, exist_ok=True)
     for leftover in partial.iterdir():
         leftover.unlink()
-    shards: list[dict[str, Any]] = []
-    images: list[int] = []
-    sides: list[tuple[int, int]] = []
+    shards: list[WrittenShard] = []
     remaining = iter(records)
     for first in remaining:
-        path = partial / f"shard-{len(shards):05d}.array_record"
-        digest = hashlib.sha256()
-        count = 0
-        writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
-        for record in chain([first], islice(remaining, records_per_shard - 1)):
-            data = pack_record(record)
-            digest.update(data)
-            writer.write(data)
-            images.append(len(record.images))
-            sides += [(image.width, image.height) for image in record.images]
-            count += 1
-        writer.close()
-        shards.append({"file": path.name, "records": count, "sha256": digest.hexdigest()})
-    if not shards:
-        raise ValueError(f"{folder}: there are no records to write")
-    widths, heights = np.asarray(sides, np.int32).reshape(-1, 2).T
-    np.savez(partial / SIZES, images=np.asarray(images, np.int32), widths=widths, heights=heights)
-    (partial / MANIFEST).write_text(json.dumps({"schema": SCHEMA, "shards": shards}, indent=1))
-    partial.rename(folder)
+        path = partial / shard_name(len(shards))
+        shards.append(write_shard(path, chain([first], islice(remaining, records_per_shard - 1))))
+    finish_folder(partial, folder, shards)
 
 
 class ArrayRecordSource:
@@ -148,6 +178,10 @@ class ArrayRecordSource:
         except (ValueError, RuntimeError, IndexError, OSError) as error:
             file = str(self._folder / self._files[shard])
             raise RecordError(file, local, str(error).splitlines()[0]) from error
+
+    def outline(self, index: int) -> Record:
+        """The whole record: a shard holds texts and pictures together, so leaving the pictures out saves nothing."""
+        return self[index]
 
     def _reader(self, shard: int) -> Any:
         with self._lock:

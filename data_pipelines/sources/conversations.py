@@ -1,19 +1,20 @@
 """The fine-tuning JSON of Qwen-VL: a list of `{"id": ..., "conversations": [{"from": "user", "value": ...},
 ...]}`.
 
-`<img>path</img>` in a value names a picture, relative to the JSON's folder or absolute;
-`<box>(x1,y1),(x2,y2)</box>` and `<quad>` hold coordinates in [0, 1000). The same entries as JSON lines are
-read too. Every entry is checked when the file is opened; what cannot be used is left out and reported. Source
+`<img>path</img>` in a value names a picture below the JSON's folder; `<box>(x1,y1),(x2,y2)</box>` and `<quad>` hold
+coordinates in [0, 1000). The same entries as JSON lines are read too, and LLaVA's form (`data_pipelines.sources.llava`).
+Every entry is checked when the file is opened; what cannot be used is left out and reported. Source
 of the format: `finetune.py` of the original, which also drops a first turn that is not the user's.
 """
 
 import hashlib
 import json
-import unicodedata
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.records import Record, StoredImage, Turn
+from data_pipelines.sources.llava import as_qwen, is_llava
+from data_pipelines.sources.paths import picture_below
 from data_pipelines.sources.source import Problem, RecordError
 from qwenvl_jax.processing.images import image_size
 from qwenvl_jax.processing.markup import ImageSpan, parse
@@ -72,6 +73,10 @@ class ConversationSource:
                 raise RecordError(str(self._path), index, f"picture {picture}: {error}") from error
         return Record(key=key, images=tuple(images), conversation=turns)
 
+    def outline(self, position: int) -> Record:
+        """The whole record: entries of a fine-tuning file are few, and a picture that cannot be read shows here."""
+        return self[position]
+
 
 def _read(path: Path) -> bytes:
     try:
@@ -82,26 +87,36 @@ def _read(path: Path) -> bytes:
 
 def _parse(content: bytes, path: Path) -> tuple[list[tuple[int, Any]], list[tuple[int, str]]]:
     """Entries with their index, and the lines (JSON lines only) that are no JSON, with the reason."""
+    if path.suffix == ".jsonl":
+        return _parse_lines(content)
     try:
-        text = content.decode("utf-8-sig")
+        entries = json.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
-    if path.suffix != ".jsonl":
-        try:
-            entries = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{path} is not JSON (line {error.lineno}: {error.msg}): give a list of conversations"
-            ) from error
-        if not isinstance(entries, list):
-            raise ValueError(f"{path} holds a {type(entries).__name__}: give a list of conversations")
-        return list(enumerate(entries)), []
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path} is not JSON (line {error.lineno}: {error.msg}): give a list of conversations"
+        ) from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply: give a list of conversations") from error
+    if not isinstance(entries, list):
+        raise ValueError(f"{path} holds a {type(entries).__name__}: give a list of conversations")
+    return list(enumerate(entries)), []
+
+
+def _parse_lines(content: bytes) -> tuple[list[tuple[int, Any]], list[tuple[int, str]]]:
     good, broken = [], []
-    for index, line in enumerate(line for line in text.splitlines() if line.strip()):
+    # Split at line feeds alone: JSON may hold U+2028 and other characters that str.splitlines takes for line ends.
+    lines = [line for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]
+    for index, line in enumerate(lines):
         try:
-            good.append((index, json.loads(line)))
+            good.append((index, json.loads(line.decode())))
+        except UnicodeDecodeError:
+            broken.append((index, "not UTF-8"))
         except json.JSONDecodeError as error:
             broken.append((index, f"not JSON ({error.msg})"))
+        except RecursionError:
+            broken.append((index, "nested too deeply"))
     return good, broken
 
 
@@ -110,6 +125,8 @@ def _check(entry: Any, folder: Path) -> tuple[str, tuple[Turn, ...], tuple[str, 
     used."""
     if not isinstance(entry, dict) or not isinstance(entry.get("conversations"), list):
         raise ValueError('no list under "conversations"')
+    if is_llava(entry):
+        entry = as_qwen(entry)
     messages = entry["conversations"]
     for message in messages:
         if not isinstance(message, dict) or not isinstance(message.get("value"), str):
@@ -134,18 +151,7 @@ def _number_pictures(text: str, folder: Path, pictures: list[str]) -> str:
     pieces = []
     for element in parse(text):
         if isinstance(element, ImageSpan):
-            pictures.append(_find_picture(element.path.strip(), folder))
+            pictures.append(str(picture_below(folder, element.path.strip())))
             element = ImageSpan(str(len(pictures) - 1))
         pieces.append(str(element))
     return "".join(pieces)
-
-
-def _find_picture(path: str, folder: Path) -> str:
-    if path.startswith(("http://", "https://")):
-        raise ValueError(f"picture {path} is on the web: download it first and give its path")
-    # Text is in NFC by now, while file names written on a Mac are often in NFD.
-    for form in ("NFC", "NFD"):
-        found = folder / unicodedata.normalize(form, path)
-        if found.is_file():
-            return str(found)
-    raise ValueError(f"picture {folder / path} does not exist")

@@ -53,3 +53,10 @@ class RecordSource(Protocol):
         Raises:
           RecordError: it cannot be read.
         """
+
+    def outline(self, index: int) -> Record:
+        """Record number `index` as lengths need it: the bytes of its pictures may be empty, their sizes are not.
+
+        Raises:
+          RecordError: it cannot be read.
+        """

@@ -108,12 +108,13 @@ def data_url(picture: str) -> str:
 
 def _overlay(item: Item, picture: str) -> str:
     width, height = Image.open(io.BytesIO(base64.b64decode(picture))).size
-    true = [_polygon(mark, width, height, "true") for mark in find_marks(item["true"])]
-    said = [_polygon(mark, width, height, "said") for mark in find_marks(item["predicted"])]
+    true = [polygon(mark, width, height, "true") for mark in find_marks(item["true"])]
+    said = [polygon(mark, width, height, "said") for mark in find_marks(item["predicted"])]
     return f'<svg viewBox="0 0 {width} {height}" aria-hidden="true">{"".join(true)}{"".join(said)}</svg>'
 
 
-def _polygon(mark: Mark, width: int, height: int, kind: str) -> str:
+def polygon(mark: Mark, width: int, height: int, kind: str) -> str:
+    """A mark on a picture of that size; `kind` is `said` (in the mark's colour) or `true` (dashed white)."""
     points = " ".join(f"{x * width:.1f},{y * height:.1f}" for x, y in mark.points)
     stroke = f' stroke="{mark.colour}"' if kind == "said" else ""
     return f'<polygon class="halo {kind}" points="{points}"/><polygon class="{kind}" points="{points}"{stroke}/>'

@@ -1,4 +1,4 @@
-"""Line charts as inline SVG: no script, no font, and colours that follow the page's light or dark style."""
+"""Line charts and histograms as inline SVG: no script, no font, and colours that follow the page's light or dark style."""
 
 import itertools
 import math
@@ -92,4 +92,36 @@ def line_chart(lines: Sequence[Line], title: str) -> str:
     for line, points in drawn:
         path = " ".join(f"{place_x(x):.1f},{place_y(y):.1f}" for x, y in points)
         parts.append(f'<polyline class="{line.style}" points="{path}"/>')
+    return "".join((*parts, "</svg>"))
+
+
+def bar_chart(counts: Sequence[float], edges: Sequence[float], title: str) -> str:
+    """A histogram as an `<svg>` element; empty without counts.
+
+    Args:
+      counts: of n bins.
+      edges: n + 1 ascending borders.
+      title: what screen readers say.
+    """
+    if not any(counts):
+        return ""
+    highest, first, last = max(counts), edges[0], edges[-1]
+
+    def place_x(x: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * (x - first) / (last - first)
+
+    parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
+    for y in linear_ticks(0, highest):
+        at = HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * y / highest
+        parts.append(f'<line class="tick" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{at + 3.5:.1f}" text-anchor="end">{y:g}</text>')
+    for x in linear_ticks(first, last):
+        anchor = "end" if place_x(x) > WIDTH - 30 else "middle"
+        parts.append(f'<text x="{place_x(x):.1f}" y="{HEIGHT - 6}" text-anchor="{anchor}">{x:,g}</text>')
+    for count, (begin, end) in zip(counts, itertools.pairwise(edges)):
+        height = (HEIGHT - TOP - BOTTOM) * count / highest
+        x, width = place_x(begin), max(0.5, place_x(end) - place_x(begin) - 1)
+        parts.append(
+            f'<rect class="bin" x="{x:.1f}" y="{HEIGHT - BOTTOM - height:.1f}" width="{width:.1f}" height="{height:.1f}"/>'
+        )
     return "".join((*parts, "</svg>"))

@@ -2,14 +2,16 @@
 text.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from qwenvl_jax.evaluation.cards import gallery_html
 from qwenvl_jax.evaluation.charts import Line, line_chart
+from qwenvl_jax.evaluation.elements import facts, html_page, lead, table
+from qwenvl_jax.evaluation.elements import figures as headline_figures
 from qwenvl_jax.evaluation.figures import HEADLINES, NAMES, TASK_LOSS, by_stage, end_mean, finite
-from qwenvl_jax.evaluation.style import LINE_COLOURS, STYLE
+from qwenvl_jax.evaluation.style import LINE_COLOURS
 from qwenvl_jax.inference.drawing import COLOURS
 
 COLUMNS: dict[str, tuple[str, Any]] = {
@@ -32,16 +34,11 @@ def report_html(
 ) -> str:
     """The page. `figures` are those of `report.json`; see `evaluation.report` for the other two."""
     title = escape(str(figures["run"].get("name", "run")))
-    facts = "".join(
-        f"<div><dt>{escape(str(key))}</dt><dd>{escape(str(value))}</dd></div>"
-        for key, value in figures["run"].items()
-        if key != "name"
-    )
     weights = evaluations[-1].get("weights", {}) if evaluations else {}
     body = "".join(
         (
-            f"<h1>{title}</h1>{_lead('What the model learned, measured on pictures it has never seen.')}",
-            f'<dl class="facts">{facts}</dl>',
+            f"<h1>{title}</h1>{lead('What the model learned, measured on pictures it has never seen.')}",
+            facts({key: value for key, value in figures["run"].items() if key != "name"}),
             _headlines(figures["scores"], weights),
             _scores(figures["scores_by_stage"]),
             _gallery(evaluations),
@@ -49,16 +46,7 @@ def report_html(
             _speed(figures["training"]),
         )
     )
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title} · report</title><style>{STYLE}</style></head>"
-        f"<body><main>{body}</main></body></html>\n"
-    )
-
-
-def _lead(text: str) -> str:
-    return f'<p class="lead">{text}</p>'
+    return html_page(f"{figures['run'].get('name', 'run')} · report", body)
 
 
 def _bar(percent: float) -> str:
@@ -67,24 +55,14 @@ def _bar(percent: float) -> str:
     return f'<td><div class="score">{percent:.1f}<i><b style="width:{width:.1f}%"></b></i></div></td>'
 
 
-def _table(heads: Iterable[str], rows: Iterable[str], corner: str = "", number: bool = False) -> str:
-    kind = ' class="number"' if number else ""
-    cells = "".join(f"<th{kind}>{escape(head)}</th>" for head in heads)
-    return (
-        f'<div class="scroll"><table><thead><tr><th>{corner}</th>{cells}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
 def _headlines(scores: Mapping[str, float], weights: Mapping[str, float]) -> str:
     boxes = []
     for key, (name, meaning) in HEADLINES.items():
         if key not in scores:
             continue
         number = f"{weights[key]:,.0f} " if key in weights else ""
-        share = f"<strong>{100 * scores[key]:.1f}&#8202;%</strong>"
-        boxes.append(f"<div>{share}<b>{name}</b><span>{number}{meaning}</span></div>")
-    return f'<section class="figures">{"".join(boxes)}</section>' if boxes else ""
+        boxes.append((f"{100 * scores[key]:.1f}&#8202;%", name, f"{number}{meaning}"))
+    return headline_figures(boxes)
 
 
 def _scores(stages: Mapping[str, Mapping[str, float]]) -> str:
@@ -92,12 +70,12 @@ def _scores(stages: Mapping[str, Mapping[str, float]]) -> str:
         return ""
     keys = [key for key in NAMES if any(key in scores for scores in stages.values())]
     kinds = sorted({key for scores in stages.values() for key in scores if key not in NAMES})
-    table = _table(stages, (_score_row(key, stages) for key in keys))
+    shown = table(stages, (_score_row(key, stages) for key in keys))
     if kinds:
-        more = _table(stages, (_score_row(key, stages) for key in kinds))
-        table += f"<details><summary>By kind of question</summary>{more}</details>"
-    lead = _lead("Held-out questions, fewer of them after the early stages; decoding is greedy.")
-    return f'<h2>After each stage</h2>{lead}<div class="card">{table}</div>'
+        more = table(stages, (_score_row(key, stages) for key in kinds))
+        shown += f"<details><summary>By kind of question</summary>{more}</details>"
+    intro = lead("Held-out questions, fewer of them after the early stages; decoding is greedy.")
+    return f'<h2>After each stage</h2>{intro}<div class="card">{shown}</div>'
 
 
 def _score_row(key: str, stages: Mapping[str, Mapping[str, float]]) -> str:
@@ -113,12 +91,12 @@ def _gallery(evaluations: Sequence[Mapping[str, Any]]) -> str:
     if shown is None:
         return ""
     stage = escape(shown["stage"])
-    lead = _lead(f"Held-out pictures after stage {stage}: the first of each kind, not the best.")
+    intro = lead(f"Held-out pictures after stage {stage}: the first of each kind, not the best.")
     key = (
         f'<ul class="key"><li><span class="swatch" style="color:{COLOURS[0]}"></span>predicted</li>'
         '<li><span class="swatch dashed"></span>true</li></ul>'
     )
-    return f"<h2>What it sees</h2>{lead}{key}{gallery_html(shown['gallery'])}"
+    return f"<h2>What it sees</h2>{intro}{key}{gallery_html(shown['gallery'])}"
 
 
 def _losses(metrics: Sequence[Mapping[str, Any]]) -> str:
@@ -135,8 +113,8 @@ def _losses(metrics: Sequence[Mapping[str, Any]]) -> str:
         charts.append(f'<div class="card"><h3>{escape(stage)}</h3>{chart}<ul class="key">{names}</ul></div>')
     if not charts:
         return ""
-    lead = _lead("Cross-entropy per learned token over the steps of each stage, with its value at the end.")
-    return f'<h2>Loss</h2>{lead}<div class="grid wide">{"".join(charts)}</div>'
+    intro = lead("Cross-entropy per learned token over the steps of each stage, with its value at the end.")
+    return f'<h2>Loss</h2>{intro}<div class="grid wide">{"".join(charts)}</div>'
 
 
 def _curve(key: str, name: str, style: str, lines: Sequence[Mapping[str, Any]]) -> Line:
@@ -158,12 +136,12 @@ def _speed(training: Mapping[str, Mapping[str, Any]]) -> str:
         values = [COLUMNS[key][1](figures[key]) if key in figures else NONE for key in keys]
         cells = "".join(f'<td class="number">{value}</td>' for value in values)
         rows.append(f"<tr><th>{escape(stage)}</th>{cells}</tr>")
-    lead = _lead(
+    intro = lead(
         "Typical figures of a step. Padding is the share of positions that hold nothing, data wait the share "
         "of time in which the device had no batch."
     )
-    table = _table((COLUMNS[key][0] for key in keys), rows, number=True)
-    return f'<h2>Speed</h2>{lead}<div class="card">{table}{_flops(training)}</div>'
+    shown = table((COLUMNS[key][0] for key in keys), rows, number=True)
+    return f'<h2>Speed</h2>{intro}<div class="card">{shown}{_flops(training)}</div>'
 
 
 def _flops(training: Mapping[str, Mapping[str, Any]]) -> str:
@@ -175,4 +153,4 @@ def _flops(training: Mapping[str, Mapping[str, Any]]) -> str:
         f"<tr><th>{escape(stage)}</th>{''.join(_bar(100 * found.get(part, 0)) for part in parts)}</tr>"
         for stage, found in shares.items()
     ]
-    return f"<details open><summary>Share of the FLOPs in percent</summary>{_table(parts, rows)}</details>"
+    return f"<details open><summary>Share of the FLOPs in percent</summary>{table(parts, rows)}</details>"

@@ -82,6 +82,10 @@ details { margin-top: 12px; } summary { cursor: pointer; color: var(--soft); fon
 .chart text { fill: var(--soft); font-size: 11px; } .chart .tick { stroke: var(--rule); stroke-width: 1; }
 .chart polyline { fill: none; stroke-width: 1.5; stroke-linejoin: round; vector-effect: non-scaling-stroke;
   }
+.chart .bin { fill: var(--bar); }
+.said-text { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; font-size: 14px; color: var(--soft); }
+.learned { color: var(--ink); background: color-mix(in srgb, var(--good) 20%, transparent); border-radius: 3px;
+  padding: 1px 0; } .picture { border: 1px solid var(--rule); border-radius: 4px; padding: 0 5px; font-size: 12px; }
 .chart .total { stroke: var(--ink); stroke-width: 2.2; } .total { color: var(--ink); }
 @media (max-width: 560px) { main { padding: 32px 16px 64px; } h1 { font-size: 27px; }
 h2 { margin-top: 52px; }

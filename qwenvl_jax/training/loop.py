@@ -34,6 +34,14 @@ class BatchInfo(Protocol):
     def fingerprint(self) -> str:
         """Identifies the samples in the batch."""
 
+    @property
+    def replaced(self) -> int:
+        """Samples that could not be read and were replaced."""
+
+    @property
+    def dropped(self) -> int:
+        """Samples that could not be read and for which nothing fitted."""
+
 
 Batches = Generator[tuple[Batch, BatchInfo], None, None]
 
@@ -120,7 +128,8 @@ def train_stage(
                             compiled, wait = compile_step(run, stage, architecture, table, state, batch), 0.0
                             meter.restart_clock()
                         state, metrics = compiled(state, batch)
-                        meter.add(wait, host.segment_ids, metrics)
+                        bad = {"replaced": info.replaced, "dropped": info.dropped}
+                        meter.add(wait, host.segment_ids, {**metrics, **bad})
                         stopped = stop.requested  # read once: a signal after the saving must not end the loop
                         if step == stage.steps or step % run.log_every == 0:
                             recorder.write(step, accounting.complete(step, meter.figures(accounting.tasks)), info)

@@ -122,7 +122,8 @@ class Meter:
         return [{k: np.asarray(v, np.float64).tolist() for k, v in m.items()} for m in self.device]
 
     def add(self, wait: float, segment_ids: np.ndarray, metrics: Mapping[str, Any]) -> None:
-        """One step: seconds waited for its batch, its [B, S] segments on the host, its metrics on the device."""
+        """One step: seconds waited for its batch, its [B, S] segments on the host, its metrics on the device with
+        the numbers of samples `replaced` and `dropped`."""
         self.wait += wait
         self.steps += 1
         self.samples += int(segment_ids.max(axis=1).sum())
@@ -131,7 +132,7 @@ class Meter:
         self.device.append(metrics)
 
     def figures(self, tasks: tuple[str, ...]) -> dict[str, float]:
-        """The means since the last reset; waits for the device."""
+        """The means since the last reset, and how many samples were replaced or dropped; waits for the device."""
         host = self.unlogged()
         seconds = time.perf_counter() - self.started
         sums = np.sum([m["task_loss_sums"] for m in host], axis=0)
@@ -149,4 +150,5 @@ class Meter:
             "padding": 1 - self.used / self.positions,
             "data_wait": self.wait / seconds,
             "step_seconds": seconds / self.steps,
+            **{name: int(sum(m[name] for m in host)) for name in ("replaced", "dropped")},
         }

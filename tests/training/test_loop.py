@@ -32,7 +32,7 @@ def batches(start: int, at: int | None = None, act=None):
     for step in range(start, STAGE.steps):
         if step == at:
             act()
-        yield random_batch(step), SimpleNamespace(fingerprint=f"batch {step}")
+        yield random_batch(step), SimpleNamespace(fingerprint=f"batch {step}", replaced=step, dropped=step % 2)
 
 
 def kill():
@@ -82,11 +82,13 @@ def same_end(workdir, parameters, never_stopped) -> None:
 
 
 def test_a_stage_records_every_second_step_and_the_last(never_stopped) -> None:
-    """Losses per task, FLOPs by part and the batch's fingerprint stand in metrics.jsonl; TensorBoard files beside it."""
+    """Losses per task, FLOPs by part, bad samples and the batch's fingerprint stand in metrics.jsonl; TensorBoard files
+    beside it."""
     workdir, _ = never_stopped
     found = read_metrics(workdir / "metrics.jsonl")
     assert [line["step"] for line in found] == [2, 4, 6, 8, 9]
     assert found[-1]["fingerprint"] == "batch 8"
+    assert [(line["replaced"], line["dropped"]) for line in found] == [(1, 1), (5, 1), (9, 1), (13, 1), (8, 0)]
     assert {"loss", "loss/caption", "loss/vqa", "grad_norm", "learning_rate", "padding", "data_wait", "mfu"} <= set(
         found[0]
     )

@@ -64,7 +64,7 @@ def test_first_turn_of_the_assistant_is_dropped(tmp_path):
         (entry("?", "<quad>(1,1),(2,2)</quad>"), "four points"),
         (entry("?", "<ref>open"), "<ref> .* is not closed"),
         (entry("?", "shut</ref>"), "closes nothing"),
-        (entry("?", "a", roles=("human", "gpt")), "unknown role 'human'"),
+        (entry("?", "a", roles=("robot", "user")), "unknown role 'robot'"),
         (entry("?"), "no assistant turn"),
         ({"id": "x"}, 'no list under "conversations"'),
         ("text", 'no list under "conversations"'),

@@ -25,11 +25,12 @@ def test_nothing_to_open_is_said_with_what_was_found(tmp_path):
     """The sentence lists what lies there instead."""
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "x.tar").write_bytes(b"")
+    (tmp_path / "other" / "x.txt").write_bytes(b"")
     with pytest.raises(ValueError, match=r"no source .*captions; .* holds: other"):
         open_source(tmp_path, "captions")
-    with pytest.raises(ValueError, match=r"no manifest.json, but x.tar"):
+    with pytest.raises(ValueError, match=r"none of its 1 entries can be used .*no tar"):
         open_source(tmp_path, "other")
-    with pytest.raises(ValueError, match=r"neither a folder of shards nor a .json"):
-        open_source(tmp_path, "other/x.tar")
+    with pytest.raises(ValueError, match=r"x.txt cannot be opened; what can be opened is our shards"):
+        open_source(tmp_path, "other/x.txt")
     with pytest.raises(ValueError, match="no such folder"):
         open_source(tmp_path / "nowhere", "captions")

@@ -1,0 +1,228 @@
+"""A cleaning from tars to shards, in steps that any engine can run.
+
+Each step is a function of a number (of a tar, or of a shard to write) that leaves its result in a file, whole or not at
+all. So an engine only has to call it for every number; a stopped cleaning goes on where it was, and the result does
+not depend on the engine, on its processes or on the order:
+
+1. survey every tar (only where the corpus needs it): scores, and texts of the same picture;
+2. select every tar's pairs: rules, decoding; the outlines of what is kept;
+3. write every shard: exactly 8,192 records each, pictures copied from the tars.
+"""
+
+import json
+import os
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.cleaning.calibration import calibrate, merge
+from data_pipelines.cleaning.funnel import Funnel, funnel_json, funnel_svg, funnel_table, make_funnel
+from data_pipelines.cleaning.tars import Survey, select, shorter_texts, survey
+from data_pipelines.cleaning.thresholds import CLIP, CORPORA, Thresholds
+from data_pipelines.records import Record
+from data_pipelines.sources.array_record import (
+    RECORDS_PER_SHARD,
+    WrittenShard,
+    finish_folder,
+    shard_name,
+    write_shard,
+)
+from data_pipelines.sources.index import MappedIndex, read_pictures, write_index
+from data_pipelines.sources.webdataset import WebDataset
+
+Engine = Callable[[str, Callable[[int], None], Sequence[int]], None]
+"""Called with what is done ("survey"), a picklable function, and the numbers to call it with, each at least once."""
+
+FUNNEL, FUNNEL_TABLE, FUNNEL_PICTURE, QUARANTINE = "funnel.json", "funnel.md", "funnel.svg", "quarantine.jsonl"
+WORK = "work"
+
+
+def run_here(what: str, function: Callable[[int], None], numbers: Sequence[int]) -> None:
+    """The plain loop."""
+    for number in numbers:
+        function(number)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every step needs to know; picklable.
+
+    Attributes:
+      source: the folder of the files.
+      files: their names in it (tars, or Parquet of addresses).
+      partial: the folder that becomes the destination; results of steps lie in `work/` below it.
+      thresholds: of the corpus.
+    """
+
+    source: Path
+    files: tuple[str, ...]
+    partial: Path
+    thresholds: Thresholds
+
+    def file(self, number: int) -> Path:
+        return self.source / self.files[number]
+
+    def result(self, step: str, number: int, suffix: str) -> Path:
+        return self.partial / WORK / f"{step}-{number:06d}{suffix}"
+
+
+def survey_tar(job: Job, number: int) -> None:
+    """Step 1 for one tar."""
+    save_survey(job, number, survey(job.file(number), job.thresholds))
+
+
+def save_survey(job: Job, number: int, found: Survey) -> None:
+    """Writes the result of step 1."""
+    target = job.result("survey", number, ".npz")
+    partial_file = target.with_name(f".{target.name}.{os.getpid()}")
+    with partial_file.open("wb") as file:
+        np.savez(
+            file, pairs=found.pairs, scores=np.asarray([*found.steps.items()], np.int64).reshape(-1, 2),
+            pictures=found.pictures, lengths=found.lengths, numbers=found.numbers,
+        )  # fmt: skip
+    partial_file.replace(target)
+
+
+def load_survey(job: Job, number: int) -> Survey:
+    """The result of step 1."""
+    with np.load(job.result("survey", number, ".npz")) as s:
+        steps = {int(step): int(count) for step, count in s["scores"]}
+        return Survey(int(s["pairs"]), steps, s["pictures"], s["lengths"], s["numbers"])
+
+
+def select_tar(job: Job, shorter: dict[int, list[int]], number: int) -> None:
+    """Step 2 for one tar. The JSON is written last: where it lies, the step is done."""
+    counts: Counter[str] = Counter()
+    entries = select(job.file(number), job.thresholds, frozenset(shorter.get(number, ())), counts)
+    kept, _, problems = write_index(job.result("kept", number, ".index"), entries)
+    listed = [[problem.index, problem.reason] for problem in problems]
+    write_json(job.result("kept", number, ".json"), {"kept": kept, "counts": counts, "problems": listed})
+
+
+def write_output(job: Job, ends: Sequence[int], per_shard: int, number: int) -> None:
+    """Step 3 for one shard. `ends` counts the kept pairs up to and with each tar."""
+    first, last = number * per_shard, min((number + 1) * per_shard, ends[-1])
+    path = job.partial / shard_name(number)
+    shard = write_shard(path, _records(job, ends, first, last))
+    write_json(job.result("shard", number, ".json"), shard._asdict())
+
+
+def _records(job: Job, ends: Sequence[int], first: int, last: int) -> Iterator[Record]:
+    """The kept records first .. last - 1 of all tars."""
+    source = WebDataset()
+    while first < last:
+        tar = bisect_right(ends, first)
+        begin = ends[tar - 1] if tar else 0
+        kept = MappedIndex(job.result("kept", tar, ".index"))
+        for position in range(first, min(last, ends[tar])):
+            yield read_pictures(source, job.file(tar), kept[position - begin])
+        first = ends[tar]
+
+
+def clean(
+    source: Path, destination: Path, corpus: str, engine: Engine = run_here, per_shard: int = RECORDS_PER_SHARD
+) -> Funnel:
+    """Cleans the tars of `source` into shards in the new folder `destination`, with funnel and quarantine list.
+
+    Raises:
+      FileExistsError: the destination exists.
+      ValueError: an unknown corpus, no tars, another unfinished cleaning in the destination's place, or nothing kept.
+    """
+    tars = tuple(sorted(entry.relative_to(source).as_posix() for entry in source.rglob("*.tar")))
+    if not tars:
+        raise ValueError(f"{source} holds no .tar: give the output folder of img2dataset")
+    job = prepare(source, destination, corpus, tars)
+    job, shorter = decide(job, engine, survey_tar)
+    run(job, engine, "select pairs", "kept", partial(select_tar, job, shorter), len(tars))
+    selected = [json.loads(job.result("kept", tar, ".json").read_text()) for tar in range(len(tars))]
+    ends = list(accumulate(found["kept"] for found in selected))
+    counts = merge(found["counts"] for found in selected)
+    funnel = make_funnel(corpus, counts, ends[-1], job.thresholds.clip_cut, job.thresholds.keep_rate)
+    if not funnel.kept:
+        raise ValueError(f"{source}: no pair passes the rules of corpus {corpus}:\n{funnel_table(funnel)}")
+    shards = -(-ends[-1] // per_shard)
+    run(job, engine, "write shards", "shard", partial(write_output, job, ends, per_shard), shards)
+    written = [json.loads(job.result("shard", n, ".json").read_text()) for n in range(shards)]
+    write_reports(job, funnel, [found["problems"] for found in selected])
+    remove_work(job)
+    finish_folder(job.partial, destination, [WrittenShard(**shard) for shard in written])
+    return funnel
+
+
+def prepare(source: Path, destination: Path, corpus: str, files: tuple[str, ...]) -> Job:
+    """Makes the folder, or finds the one of the same cleaning that was stopped.
+
+    Raises:
+      FileExistsError, ValueError: as `clean`.
+    """
+    if corpus not in CORPORA:
+        raise ValueError(f"there are no thresholds for corpus {corpus!r}; there are {', '.join(CORPORA)}")
+    if destination.exists():
+        raise FileExistsError(f"{destination} exists already: remove it first, or choose another name")
+    partial_folder = destination.with_name(f".{destination.name}.cleaning")
+    job = Job(source.absolute(), files, partial_folder.absolute(), CORPORA[corpus])
+    sizes = [job.file(number).stat().st_size for number in range(len(files))]
+    settings = json.dumps({"source": str(job.source), "files": [*zip(files, sizes)], **asdict(job.thresholds)})
+    file = job.partial / WORK / "settings.json"
+    if file.is_file() and file.read_text() != settings:
+        raise ValueError(f"{job.partial} holds an unfinished cleaning with other settings or files: remove it first")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(settings)
+    return job
+
+
+def decide(job: Job, engine: Engine, step: Callable[[Job, int], None]) -> tuple[Job, dict[int, list[int]]]:
+    """Step 1 and what follows from it: the job with its CLIP cut, and the texts that are not the longest."""
+    thresholds = job.thresholds
+    calibrated = CLIP in thresholds.rules and thresholds.keep_rate is not None and thresholds.clip_cut is None
+    if not (calibrated or thresholds.longest_text):
+        return job, {}
+    run(job, engine, "survey", "survey", partial(step, job), len(job.files), ".npz")
+    surveys = [load_survey(job, number) for number in range(len(job.files))]
+    if calibrated and thresholds.keep_rate is not None:
+        total = sum(found.pairs for found in surveys)
+        cut = calibrate(merge(found.steps for found in surveys), total, thresholds.keep_rate)
+        job = replace(job, thresholds=replace(thresholds, clip_cut=cut.score))
+    return job, shorter_texts(surveys) if thresholds.longest_text else {}
+
+
+def run(
+    job: Job, engine: Engine, what: str, step: str, function: Callable[[int], None], count: int, suffix: str = ".json"
+) -> None:
+    """Has the engine do what is not done yet."""
+    missing = [number for number in range(count) if not job.result(step, number, suffix).is_file()]
+    if missing:
+        engine(what, function, missing)
+
+
+def write_reports(job: Job, funnel: Funnel, problems: Sequence[Sequence[tuple[int, str]]]) -> None:
+    """Writes the funnel in three forms, and the list of damaged entries (index and reason of each file's)."""
+    (job.partial / FUNNEL).write_text(json.dumps(funnel_json(funnel), indent=1))
+    (job.partial / FUNNEL_TABLE).write_text(funnel_table(funnel))
+    (job.partial / FUNNEL_PICTURE).write_text(funnel_svg([funnel]))
+    with (job.partial / QUARANTINE).open("w") as file:
+        for tar, found in zip(job.files, problems):
+            for index, reason in found:
+                file.write(json.dumps({"source": tar, "index": index, "reason": reason}, ensure_ascii=False) + "\n")
+
+
+def remove_work(job: Job) -> None:
+    """Removes the results of the steps."""
+    work = job.partial / WORK
+    for file in work.iterdir():
+        file.unlink()
+    work.rmdir()
+
+
+def write_json(target: Path, value: Any) -> None:
+    """Writes a file that is there whole or not at all."""
+    written = target.with_name(f".{target.name}.{os.getpid()}")
+    written.write_text(json.dumps(value))
+    written.replace(target)

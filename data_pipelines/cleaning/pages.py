@@ -1,0 +1,71 @@
+"""Rules for pages of text with boxes: PDF and rendered HTML (paper, appendix A.4).
+
+A page has been read (its text lines with boxes) and rendered; these rules decide whether it becomes a record. The
+paper gives no numbers; these are ours. HTML pages keep Latin Extended letters, PDF pages do not.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import regex
+
+from data_pipelines.boxes import checked_box
+
+
+class Page(NamedTuple):
+    """A rendered page: size in pixels, and lines of text, each with its box (x1, y1, x2, y2)."""
+
+    width: int
+    height: int
+    lines: Sequence[tuple[str, Sequence[float]]]
+
+
+@dataclass(frozen=True)
+class PageThresholds:
+    """The numbers of the page rules."""
+
+    min_side: int = 400
+    min_characters: int = 50
+    max_characters: int = 5000
+    latin_extended: bool = False
+    """Whether letters of Latin Extended-A and -B may stand in the text: the paper's fifth rule, for PDF alone."""
+
+
+PDF = PageThresholds()
+HTML = PageThresholds(latin_extended=True)
+
+LATIN_EXTENDED = regex.compile(r"[Ā-ɏ]")
+PRIVATE_USE = regex.compile(r"\p{Co}")
+
+
+def _characters(page: Page) -> int:
+    return sum(len(text) - text.count(" ") for text, _ in page.lines)
+
+
+def _boxes_hold(page: Page) -> bool:
+    try:
+        for _, box in page.lines:
+            checked_box(box, page.width, page.height)
+    except ValueError:
+        return False
+    return True
+
+
+PAGE_RULES: tuple[tuple[str, Callable[[Page, PageThresholds], bool]], ...] = (
+    ("page too small", lambda page, t: min(page.width, page.height) >= t.min_side),
+    ("too few characters", lambda page, t: _characters(page) >= t.min_characters),
+    ("too many characters", lambda page, t: _characters(page) <= t.max_characters),
+    (
+        "letters of Latin Extended",
+        lambda page, t: t.latin_extended or not any(LATIN_EXTENDED.search(text) for text, _ in page.lines),
+    ),
+    ("private characters", lambda page, _: not any(PRIVATE_USE.search(text) for text, _ in page.lines)),
+    ("a line's box is damaged", lambda page, _: _boxes_hold(page)),
+)
+"""Reason -> whether a page passes, in the paper's order (its rules 3 to 6; 1 and 2 are reading and rendering)."""
+
+
+def judge_page(page: Page, thresholds: PageThresholds) -> str:
+    """Empty for a page that is kept, else the first rule that rejects it."""
+    return next((reason for reason, passes in PAGE_RULES if not passes(page, thresholds)), "")

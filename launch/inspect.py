@@ -1,0 +1,67 @@
+"""`qwenvl data inspect RECIPE-or-PATH`: one page on what would be trained on, before anything is."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from configs.recipes import RECIPES, recipe
+from data_pipelines.components import own_mixture
+from data_pipelines.inspection import inspect_stage
+from qwenvl_jax.config import Run, Stage
+from qwenvl_jax.evaluation.data_page import data_page
+from qwenvl_jax.processing.tokenizer import load_tokenizer
+
+
+@dataclass(frozen=True)
+class InspectOptions:
+    """Writes one HTML page: counts, histograms, packing, samples with what is learned, unreadable records."""
+
+    target: tyro.conf.Positional[str]
+    """A recipe, or whatever a mixture may name: a folder of shards or tars, a Parquet, a JSON, annotations."""
+    output: Path = Path("inspect.html")
+    recipe: str = "tiny"
+    """For a path: whose tokenizer and rows are used."""
+    stage: str | None = None
+    """One stage: of a recipe all by default, for a path the last that sees pictures."""
+    root: str | None = None
+    """Folder of the data; the recipe's own by default."""
+
+
+def main(arguments: list[str]) -> None:
+    """Raises ValueError with one sentence where the data cannot be used."""
+    options = tyro.cli(InspectOptions, args=arguments, prog="qwenvl data inspect")
+    run, stages = chosen(options)
+    found = [inspect_stage(run, stage) for stage in stages]
+    options.output.write_text(data_page(options.target, found), encoding="utf-8")
+    for stage in found:
+        samples = sum(c["samples"] for c in stage["components"])
+        slots = f" and {stage['efficiency']['images']:.1%} of the picture slots" if stage["shape"]["images"] else ""
+        print(
+            f"{stage['stage']}: {samples:,} samples, {stage['efficiency']['tokens']:.1%} of the tokens{slots} used, "
+            f"{stage['problems']['count']:,} entries unreadable"
+        )
+    print(f"page: {options.output}")
+
+
+def chosen(options: InspectOptions) -> tuple[Run, list[Stage]]:
+    """The run and the stages to look at.
+
+    Raises:
+      ValueError: an unknown recipe or stage, or a path that cannot be opened.
+    """
+    is_recipe = options.target in RECIPES
+    run = recipe(options.target if is_recipe else options.recipe)
+    if options.root is not None:
+        run = dataclasses.replace(run, data=dataclasses.replace(run.data, root=options.root))
+    names = [stage.name for stage in run.stages]
+    if options.stage is not None and options.stage not in names:
+        raise ValueError(f"recipe {run.name} has no stage {options.stage!r}; stages: {', '.join(names)}")
+    if is_recipe:
+        return run, [stage for stage in run.stages if options.stage in (None, stage.name)]
+    usual = next(stage.name for stage in reversed(run.stages) if stage.images_per_row)
+    stage = next(stage for stage in run.stages if stage.name == (options.stage or usual))
+    tokenizer = load_tokenizer(run.data.tokenizer)
+    mixture = own_mixture(run.data, options.target, tokenizer, run.model.adapter.queries)
+    return run, [dataclasses.replace(stage, mixture=mixture)]

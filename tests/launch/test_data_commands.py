@@ -1,0 +1,81 @@
+"""`qwenvl data clean` and `inspect`: from tars as img2dataset writes them to shards, a page, and a training run."""
+
+import json
+import sys
+from io import BytesIO
+
+import pyarrow
+import pyarrow.parquet as parquet
+import pytest
+from PIL import Image
+
+from data_pipelines.sources.opening import open_source
+from launch.data import data
+from launch.train import train
+from qwenvl_jax.training.metrics import read_metrics
+
+
+def jpeg(colour: str) -> bytes:
+    file = BytesIO()
+    Image.new("RGB", (240, 220), colour).save(file, "JPEG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """`web/` with one tar of twelve pairs, of which one has no English caption."""
+    import tarfile
+
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "web").mkdir()
+    rows = []
+    with tarfile.open(folder / "web" / "00000.tar", "w") as tar:
+        for n in range(12):
+            caption = "картина" if n == 5 else f"a picture with the number {n}"
+            for extension, content in (("jpg", jpeg("red")), ("txt", caption.encode())):
+                member = tarfile.TarInfo(f"{n:09d}.{extension}")
+                member.size = len(content)
+                tar.addfile(member, BytesIO(content))
+            rows.append({"key": f"{n:09d}", "caption": caption, "status": "success", "width": 240, "height": 220})
+    parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "web" / "00000.parquet")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        data(["clean", "web", "data/clean"])
+    return folder
+
+
+def test_clean_inspect_train(home, monkeypatch, capsys):
+    """The shards are a source that a stage of `tiny` trains on; the page tells what it will see."""
+    monkeypatch.chdir(home)
+    assert len(open_source("data", "clean")) == 11
+    assert json.loads((home / "data/clean/funnel.json").read_text())["kept"] == 11
+    data(["inspect", "data/clean", "--output", "page.html"])
+    assert "11 samples" in capsys.readouterr().out
+    assert "a picture with the number" in (home / "page.html").read_text()
+    train(["tiny", "--stage", "pretrain", "--data", "data/clean", "--pretrain.steps", "2", "--log-every", "1"])
+    lines = read_metrics(home / "runs/tiny-clean/metrics.jsonl")
+    assert [(line["step"], line["replaced"], line["dropped"]) for line in lines] == [(1, 0, 0), (2, 0, 0)]
+    assert all("loss/caption" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["clean", "nowhere", "x"], "nowhere: there is no such folder"),
+        (["clean", "web", "data/clean"], "exists already"),
+        (["clean", "web", "x", "--corpus", "moon"], "no thresholds for corpus 'moon'"),
+        (["clean", "web", "x", "--runner", "Prism"], "only --engine beam takes options"),
+        (["inspect", "nowhere"], "there is no source"),
+        (["inspect", "tiny", "--stage", "dessert"], "has no stage 'dessert'"),
+    ],
+)
+def test_mistakes_end_with_a_sentence(home, monkeypatch, capsys, arguments, sentence):
+    """One sentence on stderr and exit code 2."""
+    from launch.main import main
+
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(sys, "argv", ["qwenvl", "data", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert sentence in capsys.readouterr().err
