@@ -7,13 +7,17 @@ packs, shuffles and resumes as all others do.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from data_pipelines.components import Samples
 from data_pipelines.packing import Item
-from data_pipelines.rows import RowInfo
+from data_pipelines.reading import read_record
+from data_pipelines.rows import RowInfo, load_or_replace
 from data_pipelines.sources.opening import open_source
+from data_pipelines.sources.source import Problem
 from data_pipelines.synthetic.patches import CLASSES, UNLABELLED, WEIGHTS, label_patches
 from qwenvl_jax.batch import Batch, empty_batch
 from qwenvl_jax.config import DataConfig, Stage
@@ -46,6 +50,14 @@ def open_pictures(stage: Stage, data: DataConfig, grid: int) -> tuple[Samples, .
     return tuple(opened)
 
 
+class LabelledPicture(NamedTuple):
+    """A picture [R, R, 3], its labels [grid * grid * K], and the number of its record."""
+
+    picture: np.ndarray
+    labels: np.ndarray
+    record: int
+
+
 @dataclass(frozen=True)
 class PatchRowMaker:
     """Makes the rows of a stage of patch labels; as `data_pipelines.rows.RowMaker`. Picklable."""
@@ -58,11 +70,7 @@ class PatchRowMaker:
     grid: int
 
     def make_rows(self, rows: Sequence[Sequence[Item]]) -> tuple[Batch, list[RowInfo]]:
-        """A host batch of B = len(rows) rows, and what each of them holds.
-
-        Raises:
-          ValueError: a record or its picture cannot be read.
-        """
+        """A host batch of B = len(rows) rows, and what each of them holds."""
         batch = empty_batch(len(rows), self.sequence_length, self.images_per_row, self.resolution, self.pad_id)
         return batch, [self._write_row(Batch(*(field[b] for field in batch)), row) for b, row in enumerate(rows)]
 
@@ -71,17 +79,30 @@ class PatchRowMaker:
         row.targets[:] = 0
         length = self.grid**2 * len(CLASSES)
         weights = np.tile(np.array(WEIGHTS, np.float32), self.grid**2)
-        for slot, item in enumerate(items):
+        slot = replaced = dropped = 0
+        problems: list[Problem] = []
+        for item in items:
             samples = self.components[item.component]
-            number = int(samples.records[item.sample])
-            record = samples.source[number]
-            row.images[slot] = resize_image(decode_image(record.images[0].data), self.resolution)
-            labels = label_patches(record, self.grid).ravel()
+            loaded, failed = load_or_replace(samples, item, partial(self._load, samples))
+            problems += failed
+            replaced += loaded is not None and len(failed) > 0
+            if loaded is None:
+                dropped += 1
+                continue
+            row.images[slot] = loaded.picture
             place = slice(slot * length, (slot + 1) * length)
-            row.targets[place] = np.maximum(labels, 0)
-            row.loss_weights[place] = weights * (labels != UNLABELLED)
-            row.segment_ids[place] = slot + 1
+            row.targets[place] = np.maximum(loaded.labels, 0)
+            row.loss_weights[place] = weights * (loaded.labels != UNLABELLED)
+            slot += 1
+            row.segment_ids[place] = slot
             row.task_ids[place] = item.component
-            identity.update(f"{item.component}:{number};".encode())
+            identity.update(f"{item.component}:{loaded.record};".encode())
         digest = int.from_bytes(identity.digest()[:8])
-        return RowInfo(digest, len(items), len(items) * length, len(items), 0, 0)
+        return RowInfo(digest, slot, slot * length, slot, replaced, dropped, tuple(problems))
+
+    def _load(self, samples: Samples, sample: int) -> LabelledPicture:
+        """Raises ValueError where the record or its picture cannot be read."""
+        number = int(samples.records[sample])
+        record = read_record(samples.source, number)
+        picture = resize_image(decode_image(record.images[0].data), self.resolution)
+        return LabelledPicture(picture, label_patches(record, self.grid).ravel(), number)

@@ -1,9 +1,10 @@
 """From planned samples to the arrays of rows: read, encode, decode the pictures, write into the row."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -83,7 +84,8 @@ class RowMaker:
         identity = hashlib.sha256()
         problems: list[Problem] = []
         for item in items:
-            loaded, failed = self._load_or_replace(item)
+            samples = self.components[item.component]
+            loaded, failed = load_or_replace(samples, item, partial(self._load, samples))
             problems += failed
             replaced += loaded is not None and len(failed) > 0
             if loaded is None:
@@ -101,37 +103,8 @@ class RowMaker:
         digest = int.from_bytes(identity.digest()[:8])
         return RowInfo(digest, segment, start, slot, replaced, dropped, tuple(problems))
 
-    def _load_or_replace(self, item: Item) -> tuple[Loaded | None, list[Problem]]:
-        """The sample, or the first readable one on the way of `REPLACEMENT_STRIDE` that is no larger; and what could
-        not be read."""
-        problems: list[Problem] = []
-        hung = 0
-        for sample in self._candidates(item):
-            try:
-                return self._load(item.component, sample), problems
-            except RecordError as error:
-                problems.append(Problem(error.file, error.index, error.reason))
-                hung += isinstance(error, HungRead)
-            except ValueError as error:
-                samples = self.components[item.component]
-                problems.append(Problem(samples.source.name, int(samples.records[sample]), str(error)))
-            if hung >= HUNG_READS:
-                break
-        return None, problems
-
-    def _candidates(self, item: Item) -> Iterator[int]:
-        samples = self.components[item.component]
-        for step in range(REPLACEMENT_TRIES):
-            sample = (item.sample + step * REPLACEMENT_STRIDE) % len(samples.records)
-            if (
-                samples.tokens[sample] <= samples.tokens[item.sample]
-                and samples.images[sample] <= samples.images[item.sample]
-            ):
-                yield sample
-
-    def _load(self, component: int, sample: int) -> Loaded:
+    def _load(self, samples: Samples, sample: int) -> Loaded:
         """Raises ValueError where the record, its sample or a picture cannot be read."""
-        samples = self.components[component]
         record = int(samples.records[sample])
         made = TASKS[samples.component.task](read_record(samples.source, record))
         if made is None:
@@ -149,6 +122,38 @@ class RowMaker:
             )
         pictures = [resize_image(decode_image(data), self.resolution) for data in made.images]
         return Loaded(encoded, pictures, record)
+
+
+T = TypeVar("T")
+
+
+def load_or_replace(samples: Samples, item: Item, load: Callable[[int], T]) -> tuple[T | None, list[Problem]]:
+    """The item's sample, or the first readable one on the way of `REPLACEMENT_STRIDE` that is no larger (None where there
+    is none); and what could not be read.
+
+    Args:
+      load: of a sample's number; raises ValueError where its record cannot be used.
+    """
+    problems: list[Problem] = []
+    hung = 0
+    for sample in _candidates(samples, item.sample):
+        try:
+            return load(sample), problems
+        except RecordError as error:
+            problems.append(Problem(error.file, error.index, error.reason))
+            hung += isinstance(error, HungRead)
+        except ValueError as error:
+            problems.append(Problem(samples.source.name, int(samples.records[sample]), str(error)))
+        if hung >= HUNG_READS:
+            break
+    return None, problems
+
+
+def _candidates(samples: Samples, first: int) -> Iterator[int]:
+    for step in range(REPLACEMENT_TRIES):
+        sample = (first + step * REPLACEMENT_STRIDE) % len(samples.records)
+        if samples.tokens[sample] <= samples.tokens[first] and samples.images[sample] <= samples.images[first]:
+            yield sample
 
 
 def _write_sample(row: Batch, start: int, loaded: Loaded, first_vision: int) -> int:

@@ -82,3 +82,17 @@ def test_a_stage_that_does_not_fit_is_refused(run, fields, sentence):
     """The sentence says what the stage must have."""
     with pytest.raises(ValueError, match=sentence):
         open_loader(run, replace(run.stages[0], **fields))
+
+
+def test_an_unreadable_picture_is_replaced_and_counted(tmp_path, run):
+    """As in the rows of text: another record stands there, and the broken one is named."""
+    source = Source("scenes", "scenes", False, 8, 0)
+    records = [make_record(0, source, i) for i in range(8)]
+    broken = replace(records[3], images=(replace(records[3].images[0], data=b"no picture"),))
+    write_shards(tmp_path / "scenes", (*records[:3], broken, *records[4:]))
+    stage = replace(run.stages[0], mixture=(Component("patches", "scenes", 1),))
+    data = replace(run.data, root=str(tmp_path))
+    infos = [info for _, info in load(replace(run, stages=(stage,), data=data))]
+    assert sum(info.replaced for info in infos) > 0
+    assert {problem.index for info in infos for problem in info.problems} == {3}
+    assert all(info.image_efficiency > 0.9 for info in infos)
