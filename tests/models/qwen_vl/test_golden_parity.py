@@ -14,7 +14,8 @@ from qwenvl_jax.models.attention import attention
 from qwenvl_jax.models.fusion import place_vision
 from qwenvl_jax.models.parameters import build
 from qwenvl_jax.models.qwen_vl.language import empty_cache
-from qwenvl_jax.models.qwen_vl.weights import from_original, to_original
+from qwenvl_jax.models.qwen_vl.weights import layout
+from qwenvl_jax.models.weights import from_original, to_original
 from qwenvl_jax.training.loss import token_losses
 
 CONFIG = QwenVLConfig(
@@ -42,7 +43,9 @@ def golden() -> dict[str, np.ndarray]:
 def model(golden):
     """(architecture, parameters) with the original's weights."""
     weights = {name.removeprefix("w/"): array for name, array in golden.items() if name.startswith("w/")}
-    return build(CONFIG, PrecisionConfig(compute="float32")), jax.tree.map(jnp.asarray, from_original(weights, CONFIG))
+    return build(CONFIG, PrecisionConfig(compute="float32")), jax.tree.map(
+        jnp.asarray, from_original(weights, layout(CONFIG))
+    )
 
 
 def close(ours, theirs) -> None:
@@ -140,7 +143,7 @@ def graded(golden, model):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("qwenvl_jax.models.qwen_vl.language.attention", originals_attention)
         loss, gradients = run(parameters)
-    return loss, to_original(gradients, CONFIG)
+    return loss, to_original(gradients, layout(CONFIG))
 
 
 def test_loss(golden, graded) -> None:
