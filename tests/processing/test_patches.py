@@ -94,8 +94,8 @@ def test_videos_have_the_bits_of_the_original(processor, count: int) -> None:
     """Pairs of frames become one patch; the last of an odd number stands twice."""
     frames = np.random.default_rng(count).integers(0, 256, (count, 56, 84, 3), np.uint8)
     theirs, grid = processor._preprocess(
-        list(frames), do_resize=False, do_rescale=True, do_normalize=True, rescale_factor=1 / 255, image_mean=processor.image_mean,
-        image_std=processor.image_std, patch_size=14, temporal_patch_size=2, merge_size=2,
+        list(frames), do_resize=False, do_rescale=True, do_normalize=True, rescale_factor=1 / 255,
+        image_mean=processor.image_mean, image_std=processor.image_std, patch_size=14, temporal_patch_size=2, merge_size=2,
     )  # fmt: skip
     patches = patchify(frames)
     assert grid_of(56, 84, count) == grid
