@@ -75,6 +75,23 @@ def smart_resize(height: int, width: int, limits: PixelLimits, unit: int = PATCH
     return new_height, new_width
 
 
+def resize_within(height: int, width: int, limits: PixelLimits, unit: int = PATCH * MERGE) -> tuple[int, int]:
+    """As `smart_resize`, but never with more than `limits.max_pixels`, which comes before `min_pixels`: a picture whose
+    short side cannot shrink loses length instead.
+
+    Raises:
+      ValueError: as `smart_resize`, or the limit leaves no room for one vision token.
+    """
+    if limits.max_pixels < unit**2:
+        raise ValueError(f"max_pixels={limits.max_pixels} has no room for a vision token of {unit}x{unit} pixels")
+    size = smart_resize(height, width, limits, unit)
+    if size[0] * size[1] <= limits.max_pixels:
+        return size
+    short = min(*size, limits.max_pixels // unit**2 * unit)
+    longest = limits.max_pixels // (short * unit) * unit
+    return (short, longest) if height <= width else (longest, short)
+
+
 def grid_of(height: int, width: int, frames: int = 1, patch: int = PATCH) -> Grid:
     """The grid of frames of a resized picture; an odd number of frames has its last one twice."""
     return Grid(-(-frames // TEMPORAL_PATCH), height // patch, width // patch)

@@ -19,6 +19,7 @@ from qwenvl_jax.processing.patches import (
     patch_positions,
     patchify,
     resize_frame,
+    resize_within,
     smart_resize,
 )
 
@@ -64,6 +65,23 @@ def test_every_size_is_the_originals(height: int, width: int, least: int, most: 
             smart_resize(height, width, limits)
     else:
         assert smart_resize(height, width, limits) == expected
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(784, 20_000), st.floats(1, 2000))
+@settings(max_examples=300, deadline=None)
+def test_no_picture_exceeds_a_limit_that_must_hold(height: int, width: int, least: int, tokens: float) -> None:
+    """Whatever its shape and the least size, and nothing changes where the original's size is small enough."""
+    limits = PixelLimits(least, int(tokens * 784))
+    if max(height, width) <= 200 * min(height, width):
+        size, originals = resize_within(height, width, limits), smart_resize(height, width, limits)
+        assert 1 <= grid_of(*size).tokens <= tokens
+        assert size == originals or grid_of(*originals).tokens > tokens
+
+
+def test_a_limit_below_one_token_is_refused() -> None:
+    """Instead of a picture without tokens."""
+    with pytest.raises(ValueError, match="max_pixels=783 has no room"):
+        resize_within(100, 100, PixelLimits(0, 783))
 
 
 def test_empty_pictures_are_refused() -> None:
