@@ -32,11 +32,22 @@ class Image:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One training sample: parts in order, and the encoded pictures (JPEG, PNG, ...) that they name."""
+class Video:
+    """The sample's video number `index` (position in `Sample.videos`) stands here; Qwen2-VL alone reads videos."""
 
-    parts: tuple[Text | Image, ...]
+    index: int
+
+
+Part = Text | Image | Video
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training sample: parts in order, and the encoded pictures (JPEG, PNG, ...) and videos that they name."""
+
+    parts: tuple[Part, ...]
     images: tuple[bytes, ...] = ()
+    videos: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,9 @@ def encode_sample(sample: Sample, tokenizer: Tokenizer, queries: int) -> Encoded
 
     As in `QWenModel.forward` of the original, start and end tags keep their learned embeddings and the
     positions between are replaced.
+
+    Raises:
+      ValueError: the sample holds a video.
     """
     tokens: list[int] = []
     supervised: list[bool] = []
@@ -70,6 +84,8 @@ def encode_sample(sample: Sample, tokenizer: Tokenizer, queries: int) -> Encoded
             ids = [tokenizer.image_start_id, *[tokenizer.image_pad_id] * queries, tokenizer.image_end_id]
             vision += [-1, *range(part.index * queries, (part.index + 1) * queries), -1]
             learned = False
+        elif isinstance(part, Video):
+            raise ValueError("Qwen-VL reads no videos; leave the sample out, or give frames as images")
         else:
             ids = tokenizer.encode(part.text, MARKUP_TOKENS if part.typed else "all")
             vision += [-1] * len(ids)
