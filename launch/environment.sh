@@ -9,7 +9,7 @@ if ! "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (
   exit 2
 fi
 [ -x .venv/bin/python ] || "$python" -m venv .venv
-install() { # install FILE PIP_OPTIONS...: once, and again when FILE or pyproject.toml changed
+install() { # install FILE: once, and again when it or pyproject.toml changed
   local wanted stamp=".venv/installed-${1//\//-}"
   wanted=$(cat "$1" pyproject.toml | cksum)
   if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then

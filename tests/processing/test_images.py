@@ -2,12 +2,14 @@
 
 import io
 import struct
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import simplejpeg
+from matplotlib import get_data_path
 from PIL import Image
 
 from qwenvl_jax.processing.images import MAX_PIXELS, decode_image, image_size, normalize, resize_image
@@ -20,6 +22,10 @@ def photograph(height: int, width: int, channels: int = 3, seed: int = 0) -> np.
     planes = [Image.fromarray(grid[..., c]).resize((width, height), 3) for c in range(channels)]
     smooth = np.stack([np.asarray(plane, np.int32) for plane in planes], axis=-1)
     return (smooth + rng.integers(-12, 13, smooth.shape)).clip(0, 255).astype(np.uint8)
+
+
+PHOTOGRAPH = Path(get_data_path(), "sample_data", "grace_hopper.jpg").read_bytes()
+"""A portrait of 512 x 600 pixels that comes with matplotlib, as its camera and editor stored it."""
 
 
 def stored(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
@@ -130,10 +136,22 @@ def test_huge_pictures_are_refused_by_their_header(side: int) -> None:
 def test_transform_has_the_bits_of_the_original(height: int, width: int, resolution: int) -> None:
     """Up or down, resize and normalisation equal PIL's bicubic and the original's formula in every bit."""
     image = photograph(height, width)
+    assert_transform_of_the_original(image, Image.fromarray(image), resolution)
+
+
+@pytest.mark.parametrize("kind, options", [("", {}), ("JPEG", {"quality": 60}), ("PNG", {}), ("WEBP", {"quality": 80})])
+@pytest.mark.parametrize("resolution", [224, 448])
+def test_transform_of_a_real_photograph(kind: str, options: dict[str, Any], resolution: int) -> None:
+    """From the stored bytes to the model's input, as it came and stored again in other ways."""
+    data = stored(Image.open(io.BytesIO(PHOTOGRAPH)), kind, **options) if kind else PHOTOGRAPH
+    assert_transform_of_the_original(decode_image(data), Image.open(io.BytesIO(data)).convert("RGB"), resolution)
+
+
+def assert_transform_of_the_original(image: np.ndarray, reference: Image.Image, resolution: int) -> None:
     resized = resize_image(image, resolution)
-    reference = Image.fromarray(image).resize((resolution, resolution), Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(resized, np.asarray(reference))
-    scaled = np.asarray(reference, np.float32) / 255
+    expected = np.asarray(reference.resize((resolution, resolution), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(resized, expected)
+    scaled = np.asarray(expected, np.float32) / 255
     mean = np.array((0.48145466, 0.4578275, 0.40821073), np.float32)
     std = np.array((0.26862954, 0.26130258, 0.27577711), np.float32)
     result = normalize(resized)

@@ -1,30 +1,28 @@
-"""Parity with the PyTorch original on `tests/golden/qwen_vl_tiny.npz` (see the README there)."""
+"""Parity with the PyTorch original on the reference files of `tests/golden` (see the README there).
 
-from pathlib import Path
-from typing import NamedTuple
+`pytest -s tests/models/qwen_vl/test_golden_parity.py` prints what was measured.
+"""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference_outputs import embed, pixels_of, text_of
 
-from qwenvl_jax.batch import IGNORED
-from qwenvl_jax.config import AdapterConfig, LanguageConfig, PrecisionConfig, QwenVLConfig, VisionConfig
+from qwenvl_jax.config import PrecisionConfig
 from qwenvl_jax.models.attention import attention
-from qwenvl_jax.models.fusion import place_vision
 from qwenvl_jax.models.parameters import build
 from qwenvl_jax.models.qwen_vl.language import empty_cache
 from qwenvl_jax.models.qwen_vl.weights import layout
 from qwenvl_jax.models.weights import from_original, to_original
 from qwenvl_jax.training.loss import token_losses
 
-CONFIG = QwenVLConfig(
-    vision=VisionConfig(width=64, layers=2, heads=4, mlp_width=315, patch=14, position_grid=16),
-    adapter=AdapterConfig(query_grid=16, heads=1),
-    language=LanguageConfig(vocab_size=512, width=128, layers=2, heads=1, mlp_width=176),
-)
-IMAGE_START = 400
-QUERIES = CONFIG.adapter.queries
+ACTIVATIONS = 5e-5
+"""Absolute. An independent implementation in float64 meets the original's float32 within 1.4e-5."""
+GRADIENTS = 1e-4
+"""Of a tensor's gradient: norm of the difference over the norm."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,64 +32,43 @@ def _exact_matmuls():
 
 
 @pytest.fixture(scope="module")
-def golden() -> dict[str, np.ndarray]:
-    with np.load(Path(__file__).parents[2] / "golden" / "qwen_vl_tiny.npz") as file:
-        return {name: file[name] for name in file.files}
+def model(golden):
+    """(architecture, parameters) with the original's weights."""
+    parameters = from_original(golden.below("w/"), layout(golden.config))
+    return build(golden.config, PrecisionConfig(compute="float32")), jax.tree.map(jnp.asarray, parameters)
 
 
 @pytest.fixture(scope="module")
-def model(golden):
-    """(architecture, parameters) with the original's weights."""
-    weights = {name.removeprefix("w/"): array for name, array in golden.items() if name.startswith("w/")}
-    return build(CONFIG, PrecisionConfig(compute="float32")), jax.tree.map(
-        jnp.asarray, from_original(weights, layout(CONFIG))
-    )
+def check(golden) -> Callable:
+    """Asserts that a quantity lies within its tolerance of the original's, and prints how far it lies in the end."""
+    table = []
 
+    def compare(quantity: str, ours, theirs, relative: bool = False) -> None:
+        difference = np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)
+        distance = np.abs(difference).max()
+        if relative:
+            distance = np.linalg.norm(difference) / np.linalg.norm(theirs)
+        table.append((quantity, GRADIENTS if relative else ACTIVATIONS, distance))
+        assert distance <= table[-1][1], quantity
 
-def close(ours, theirs) -> None:
-    np.testing.assert_allclose(np.asarray(ours), theirs, rtol=1e-4, atol=5e-5)
-
-
-def pixels_of(golden) -> np.ndarray:
-    """[3, 448, 448, 3], already normalised."""
-    return golden["io/pixels_448_i8"].transpose(0, 2, 3, 1).astype(np.float32) / 32
-
-
-class Text(NamedTuple):
-    """The batch of the golden file with our positions and segments, [2, S]."""
-
-    ids: np.ndarray
-    positions: np.ndarray
-    segments: np.ndarray
-    vision_index: np.ndarray
-
-
-def text_of(golden) -> Text:
-    ids, mask = golden["io/ids_batch"], golden["io/mask_batch"].astype(np.int32)
-    vision_index = np.full(ids.shape, IGNORED)
-    for row in range(2):
-        for slot, start in enumerate(np.flatnonzero(ids[row] == IMAGE_START)):
-            vision_index[row, start + 1 : start + 1 + QUERIES] = np.arange(QUERIES) + slot * QUERIES
-    return Text(ids, np.maximum(np.cumsum(mask, axis=1) - 1, 0), mask, vision_index)
-
-
-def embed(module, pixels, text: Text) -> jax.Array:
-    """Rows 0 and 1 hold images (0, 1) and (2, nothing)."""
-    tokens = module.adapter(module.vision(pixels))
-    slots = jnp.concatenate([tokens, jnp.zeros_like(tokens[:1])]).reshape(2, 2 * QUERIES, -1)
-    return place_vision(module.language.embed(text.ids), slots, text.vision_index)
+    yield compare
+    print(f"\n| {'quantity':42} | tolerance | measured |")
+    for quantity in dict.fromkeys(row[0] for row in table):
+        rows = [row for row in table if row[0] == quantity]
+        print(f"| {quantity:42} | {rows[0][1]:9.0e} | {max(row[2] for row in rows):8.1e} |")
 
 
 @pytest.mark.parametrize("resolution", [448, 224])
-def test_vision_tokens(golden, model, resolution: int) -> None:
+def test_vision_tokens(golden, model, check, resolution: int) -> None:
     """Trunk, position interpolation (32 x 32 grid), no interpolation (16 x 16), adapter, ln_post and proj."""
     architecture, parameters = model
     pixels = pixels_of(golden) if resolution == 448 else pixels_of(golden)[:1, ::2, ::2]
     module = architecture.assemble(parameters)
-    close(jax.jit(lambda x: module.adapter(module.vision(x)))(pixels), golden[f"io/vis_{resolution}"])
+    tokens = jax.jit(lambda x: module.adapter(module.vision(x)))(pixels)
+    check(f"vision tokens at {resolution} pixels", tokens, golden[f"vis_{resolution}"])
 
 
-def test_logits_of_a_left_padded_batch(golden, model) -> None:
+def test_logits_of_a_left_padded_batch(golden, model, check) -> None:
     """Image insertion, rotary positions without the padding, causal mask, RMSNorm, the gate's order."""
     architecture, parameters = model
     text, module = text_of(golden), architecture.assemble(parameters)
@@ -102,7 +79,7 @@ def test_logits_of_a_left_padded_batch(golden, model) -> None:
         return module.language.head(hidden)
 
     real = text.segments == 1
-    close(np.asarray(run(pixels_of(golden)))[real], golden["io/logits_batch"][real])
+    check("logits, left-padded batch of three images", run(pixels_of(golden))[real], golden["logits_batch"][real])
 
 
 def originals_attention(q, k, v, *, query_segments, key_segments, causal, query_start) -> jax.Array:
@@ -127,8 +104,8 @@ def originals_attention(q, k, v, *, query_segments, key_segments, causal, query_
 def graded(golden, model):
     """(loss, gradients by original name) of the golden batch, with the original's treatment of padding."""
     architecture, parameters = model
-    text, labels = text_of(golden), golden["io/labels"]
-    targets = np.concatenate([labels[:, 1:], np.full((2, 1), -100)], axis=1)
+    text, labels = text_of(golden), golden["labels"]
+    targets = np.concatenate([labels[:, 1:], np.full((len(labels), 1), -100)], axis=1)
     weights = (targets != -100).astype(np.float32)
 
     @jax.jit
@@ -143,25 +120,25 @@ def graded(golden, model):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("qwenvl_jax.models.qwen_vl.language.attention", originals_attention)
         loss, gradients = run(parameters)
-    return loss, to_original(gradients, layout(CONFIG))
+    return loss, to_original(gradients, layout(golden.config))
 
 
-def test_loss(golden, graded) -> None:
+def test_loss(golden, graded, check) -> None:
     """The chunked loss on shifted targets is the original's."""
-    close(graded[0], golden["io/loss"])
+    check("loss", graded[0], golden["loss"])
 
 
-def test_gradients(golden, graded) -> None:
-    """Every trained tensor's gradient, by its norm, and seven of them in full."""
+def test_gradients(golden, graded, check) -> None:
+    """Every trained tensor's gradient, by its norm, and those of the file in full."""
     gradients = graded[1]
-    norms = {name.removeprefix("io/gradnorm/"): float(v) for name, v in golden.items() if "/gradnorm/" in name}
+    norms = golden.below("io/gradnorm/")
     assert set(norms) == set(gradients) - {"transformer.visual.attn_pool.pos_embed"}
     for name, norm in norms.items():
-        np.testing.assert_allclose(np.linalg.norm(gradients[name]), norm, rtol=1e-4, atol=5e-5, err_msg=name)
-    whole = [name for name in golden if name.startswith("io/grad/")]
-    assert len(whole) == 7
-    for name in whole:
-        close(gradients[name.removeprefix("io/grad/")], golden[name])
+        check("gradient norms, every trained tensor", np.linalg.norm(gradients[name]), norm, relative=True)
+    whole = golden.below("io/grad/")
+    assert whole
+    for name, gradient in whole.items():
+        check(f"gradients in full, {len(whole)} tensors", gradients[name], gradient, relative=True)
 
 
 @pytest.fixture(scope="module")
@@ -174,52 +151,53 @@ def decoding(golden, model):
     @jax.jit
     def prefill(pixels):
         language = module.language
-        cache = empty_cache(CONFIG.language, 2, length + 24, "float32")
+        cache = empty_cache(golden.config.language, len(text.ids), length + golden["greedy_tokens"].shape[1], "float32")
         hidden, cache = language.extend(embed(module, pixels, text), text.positions, text.segments, cache)
         return language.head(hidden[:, -1:]), cache
 
     @jax.jit
     def step(ids, cache):
         language = module.language
-        positions = text.positions[:, -1:] + 1 + cache.length - length
+        positions = text.positions[:, -1:] + 1 + cache.length - length + jnp.arange(ids.shape[1])
         hidden, cache = language.extend(language.embed(ids), positions, jnp.ones_like(ids), cache)
         return language.head(hidden), cache
 
     return *prefill(pixels_of(golden)), step
 
 
-def test_cached_steps(golden, decoding) -> None:
-    """Tokens fed one at a time behind a left-padded prompt see what the original's cache holds."""
+def test_cached_steps(golden, decoding, check) -> None:
+    """Tokens fed behind a left-padded prompt, one at a time or together, see what the original's cache holds."""
     _, cache, step = decoding
-    close(step(golden["io/step_ids"], cache)[0], golden["io/logits_step"])
-    for i in range(8):
-        logits, cache = step(golden["io/steps_ids"][:, i : i + 1], cache)
-        close(logits[:, 0], golden["io/steps_logits"][:, i])
+    check("logits of cached steps at once", step(golden["steps_ids"], cache)[0], golden["steps_logits"])
+    check("logits of a cached step", step(golden["step_ids"], cache)[0], golden["logits_step"])
+    for i in range(golden["steps_ids"].shape[1]):
+        logits, cache = step(golden["steps_ids"][:, i : i + 1], cache)
+        check("logits of cached steps in a row", logits[:, 0], golden["steps_logits"][:, i])
 
 
 @pytest.mark.parametrize("name", ["long", "long2"])
-def test_prompts_longer_than_the_training_length(golden, model, name: str) -> None:
+def test_prompts_longer_than_the_training_length(golden, model, check, name: str) -> None:
     """2,100 and 4,200 tokens: dynamic NTK with alpha 3 and 7, and logn."""
     architecture, parameters = model
-    ids = golden[f"io/ids_{name}"]
+    ids = golden[f"ids_{name}"]
     language = architecture.assemble(parameters).language
 
     @jax.jit
     def last_logits(ids):
-        cache = empty_cache(CONFIG.language, 1, ids.shape[1], "float32")
+        cache = empty_cache(golden.config.language, 1, ids.shape[1], "float32")
         positions = jnp.arange(ids.shape[1])[None]
         hidden, _ = language.extend(language.embed(ids), positions, jnp.ones_like(ids), cache)
         return language.head(hidden[:, -4:])
 
-    close(last_logits(ids), golden[f"io/logits_{name}_last4"])
+    check(f"logits, prompt of {ids.shape[1]} tokens", last_logits(ids), golden[f"logits_{name}_last4"])
 
 
 def test_greedy_tokens(golden, decoding) -> None:
-    """24 greedy tokens are the original's; their margins are far above rounding."""
+    """Greedy tokens are the original's; their margins are above what both roundings may shift."""
     logits, cache, step = decoding
-    assert golden["io/greedy_margin"].min() > 1e-3
+    assert golden["greedy_margin"].min() > 2 * ACTIVATIONS
     chosen = []
-    for _ in range(24):
+    for _ in range(golden["greedy_tokens"].shape[1]):
         chosen.append(jnp.argmax(logits[:, -1:], axis=-1))
         logits, cache = step(chosen[-1], cache)
-    assert np.array_equal(np.concatenate(chosen, axis=1), golden["io/greedy_tokens"])
+    assert np.array_equal(np.concatenate(chosen, axis=1), golden["greedy_tokens"])
