@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 
-BLOCK = 256
-"""Positions of a block."""
+BLOCK = 128
+"""Positions of a block. On two CPU cores 128 is as fast as 256 for slices of 256 to 1024 patches, faster for small ones."""
 GROUP = 4
 """Pairs of blocks that one turn computes: G x N x C x C scores exist at a time in each row."""
 _LOWEST = -1e30

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from parity_table import ParityTable
 from small_qwen2_vl import CONFIG, IMAGE_PAD, PAD, PRECISION, VIDEO_PAD, VISION_END, VISION_START
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
@@ -17,6 +18,14 @@ from qwenvl_jax.models.weights import from_original
 def _exact_matmuls():
     with jax.default_matmul_precision("highest"):
         yield
+
+
+@pytest.fixture(scope="session")
+def table():
+    """Collects every distance to the original and prints them in the end (`pytest -s`)."""
+    table = ParityTable()
+    yield table
+    table.print()
 
 
 @pytest.fixture(scope="session")

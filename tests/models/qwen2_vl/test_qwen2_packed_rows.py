@@ -42,15 +42,15 @@ def graded(qwen2_architecture, qwen2_parameters):
     return run
 
 
-def test_packed_equals_unpacked(samples, graded) -> None:
+def test_packed_equals_unpacked(samples, graded, table) -> None:
     """Loss and every gradient of one packed row are the sums over its samples in rows of their own."""
     loss, gradients = graded(samples)
     alone = [graded([sample]) for sample in samples]
-    np.testing.assert_allclose(loss, sum(a[0] for a in alone), rtol=1e-6)
+    table.compare("loss of a packed row against its samples", loss, sum(a[0] for a in alone), 1e-6, relative=True)
     for path, gradient in gradients.items():
         expected = np.sum([a[1][path] for a in alone], axis=0)
         assert np.abs(expected).max() > 1e-5, path
-        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max(), err_msg=path)
+        table.compare("gradients of a packed row", gradient, expected, 1e-5, relative=True)
 
 
 def test_the_order_in_a_row_does_not_matter(samples, graded) -> None:

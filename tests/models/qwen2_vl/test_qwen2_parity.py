@@ -41,7 +41,7 @@ def logits_of(qwen2_architecture, qwen2_parameters):
 
 
 @pytest.mark.parametrize("left", [False, True], ids=["right-padded", "left-padded"])
-def test_logits(samples, original, logits_of, left: bool) -> None:
+def test_logits(samples, original, logits_of, table, left: bool) -> None:
     """Text, images, videos and all of them together, as rows of one batch."""
     with torch.no_grad():
         theirs = original(**inputs_of(list(samples.values()), left)).logits.numpy()
@@ -49,7 +49,7 @@ def test_logits(samples, original, logits_of, left: bool) -> None:
     ours = np.asarray(logits_of(batch))
     for row, (name, sample) in enumerate(samples.items()):
         here, there = columns(sample, LENGTH, left), columns(sample, theirs.shape[1], left)
-        np.testing.assert_allclose(ours[row, here], theirs[row, there], atol=2e-5, rtol=0, err_msg=name)
+        table.compare(f"logits: {name}", ours[row, here], theirs[row, there], 2e-5)
 
 
 def labels_of(samples: list[SmallSample]) -> torch.Tensor:
@@ -80,21 +80,17 @@ def ours_graded(samples, qwen2_architecture, qwen2_parameters) -> tuple[float, d
     return float(loss / tokens), jax.tree.map(lambda gradient: gradient / tokens, gradients)
 
 
-def relative_error(ours, theirs) -> float:
-    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
-
-
-def test_loss_and_gradients(theirs_graded, ours_graded) -> None:
+def test_loss_and_gradients(theirs_graded, ours_graded, table) -> None:
     """The loss, and the gradient of every tensor, by the norm of the difference."""
-    np.testing.assert_allclose(ours_graded[0], theirs_graded[0], rtol=1e-5)
+    table.compare("loss", ours_graded[0], theirs_graded[0], 1e-4, relative=True)
     gradients = to_original(ours_graded[1], layout(CONFIG))
     assert gradients.keys() == theirs_graded[1].keys()
     for name, theirs in theirs_graded[1].items():
         assert np.linalg.norm(theirs) > 1e-5, name  # rotary positions keep that of the biases of keys from being zero
-        assert relative_error(gradients[name], theirs) < 1e-4, name
+        table.compare("gradient of every tensor", gradients[name], theirs, 1e-4, relative=True)
 
 
-def test_one_adamw_step(theirs_graded, ours_graded, original, qwen2_architecture, qwen2_parameters) -> None:
+def test_one_adamw_step(theirs_graded, ours_graded, original, qwen2_architecture, qwen2_parameters, table) -> None:
     """Clipping, Adam's first moments and decoupled decay move every tensor as torch's AdamW does.
 
     eps of 1e-4 lets the first step follow the gradient's size; with 1e-8 it would be its sign, also of rounding noise.
@@ -108,13 +104,15 @@ def test_one_adamw_step(theirs_graded, ours_graded, original, qwen2_architecture
     assert norm > 1.0
     torch.optim.AdamW(list(copies.values()), rate, (0.9, 0.98), eps, decay).step()
 
-    table = resolve((ParameterRule(".*", weight_decay=decay),), qwen2_architecture.shapes)
+    rules = resolve((ParameterRule(".*", weight_decay=decay),), qwen2_architecture.shapes)
     schedule = learning_rate(Schedule(rate, rate, 0), 8)
-    optimizer = make_optimizer(OptimizerConfig(eps=eps), schedule, table, qwen2_architecture.shapes)
+    optimizer = make_optimizer(OptimizerConfig(eps=eps), schedule, rules, qwen2_architecture.shapes)
     update = jax.jit(lambda g, p: optimizer.update(g, optimizer.init(p), p)[0])
     updates = update(ours_graded[1], qwen2_parameters)
     after = to_original(jax.tree.map(jnp.add, qwen2_parameters, updates), layout(CONFIG))
     for name, copy in copies.items():
         # Differences of float32 parameters of order one: a step of 1e-2 is known to 6e-6 of its size.
         moved = copy.detach().numpy() - before[name]
-        assert relative_error(np.asarray(after[name]) - before[name], moved) < 1e-4, name
+        table.compare(
+            "one AdamW step of every tensor", np.asarray(after[name]) - before[name], moved, 1e-4, relative=True
+        )

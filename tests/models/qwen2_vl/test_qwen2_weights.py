@@ -61,7 +61,7 @@ def test_newer_names_are_those_of_the_released_layout(written) -> None:
 
 
 @pytest.mark.parametrize("written", [TIED], indirect=True, ids=["tied"])
-def test_logits_of_a_tied_model(written) -> None:
+def test_logits_of_a_tied_model(written, table) -> None:
     """The embedding is the head, in both directions."""
     config, model, tensors = written
     parameters = from_original(tensors, layout(config))
@@ -77,4 +77,4 @@ def test_logits_of_a_tied_model(written) -> None:
     with torch.no_grad():
         theirs = model(torch.as_tensor(ids)).logits.numpy()
     for ours in run(parameters):
-        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+        table.compare("logits: text, tied embedding", ours, theirs, 2e-5)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from parity_table import ParityTable
 from reference_outputs import embed, pixels_of, text_of
 
 from qwenvl_jax.config import PrecisionConfig
@@ -41,21 +42,13 @@ def model(golden):
 @pytest.fixture(scope="module")
 def check(golden) -> Callable:
     """Asserts that a quantity lies within its tolerance of the original's, and prints how far it lies in the end."""
-    table = []
+    table = ParityTable()
 
     def compare(quantity: str, ours, theirs, relative: bool = False) -> None:
-        difference = np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)
-        distance = np.abs(difference).max()
-        if relative:
-            distance = np.linalg.norm(difference) / np.linalg.norm(theirs)
-        table.append((quantity, GRADIENTS if relative else ACTIVATIONS, distance))
-        assert distance <= table[-1][1], quantity
+        table.compare(quantity, ours, theirs, GRADIENTS if relative else ACTIVATIONS, relative)
 
     yield compare
-    print(f"\n| {'quantity':42} | tolerance | measured |")
-    for quantity in dict.fromkeys(row[0] for row in table):
-        rows = [row for row in table if row[0] == quantity]
-        print(f"| {quantity:42} | {rows[0][1]:9.0e} | {max(row[2] for row in rows):8.1e} |")
+    table.print()
 
 
 @pytest.mark.parametrize("resolution", [448, 224])
