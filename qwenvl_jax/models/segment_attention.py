@@ -51,7 +51,7 @@ def plan_attention(segments: jax.Array) -> WorkList:
     size = min(BLOCK, segments.shape[1])
     segments = jnp.pad(segments, ((0, 0), (0, -segments.shape[1] % size)))
     blocks = rearrange(segments, "b (t c) -> b t c", c=size)
-    rows, count, _ = blocks.shape
+    count = blocks.shape[1]
     group = min(GROUP, count)
     high = blocks.max(-1)
     low = jnp.where(blocks > 0, blocks, jnp.iinfo(jnp.int32).max).min(-1)
@@ -64,11 +64,10 @@ def plan_attention(segments: jax.Array) -> WorkList:
     place = first[:, None] + jnp.cumsum(active, axis=1) - 1
     capacity = count * (count + -count % group)
     slot = jnp.where(meets, jnp.take_along_axis(place, jnp.maximum(rank, 0), axis=2), capacity)
-    row = jnp.arange(rows)[:, None, None]
     block = jnp.arange(count)
-    empty = jnp.full((rows, capacity), count, jnp.int32)
-    queries = empty.at[row, slot].set(block[:, None], mode="drop")
-    keys = empty.at[row, slot].set(block, mode="drop")
+    empty = jnp.full(capacity, count, jnp.int32)
+    queries = jax.vmap(lambda places: empty.at[places].set(block[:, None], mode="drop"))(slot)
+    keys = jax.vmap(lambda places: empty.at[places].set(block, mode="drop"))(slot)
     return WorkList(blocks, queries, keys, padded.sum(1).max() // group)
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from original_inputs import inputs_of
-from small_qwen2_vl import CONFIG, SmallSample, make_sample, pack
+from small_qwen2_vl import CONFIG, PAD, SmallSample, make_sample, pack
+from transformers import GenerationConfig
 
 from qwenvl_jax.models.qwen2_vl.language import empty_cache
 from qwenvl_jax.processing.patches import Grid
@@ -76,7 +77,8 @@ def test_greedy_tokens_are_the_originals(samples, original, decoding) -> None:
     assert (best[..., -1] - best[..., -2]).min() > 1e-4
     inputs = inputs_of(samples, left=True)
     with torch.no_grad():
-        theirs = original.generate(**inputs, max_new_tokens=NEW, do_sample=False, eos_token_id=-1)
+        config = GenerationConfig(max_new_tokens=NEW, do_sample=False, pad_token_id=PAD)
+        theirs = original.generate(**inputs, generation_config=config)
     assert np.array_equal(theirs[:, -NEW:].numpy(), tokens)
     # The last position plus one is the original's count of (padded) tokens plus its delta.
     starts = [sample.positions[0, -1] + 1 for sample in samples]
