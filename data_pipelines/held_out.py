@@ -13,7 +13,7 @@ from typing import NamedTuple
 from data_pipelines import tasks
 from data_pipelines.records import Record
 from data_pipelines.sources.source import RecordSource
-from qwenvl_jax.processing.chatml import ChatTurn, chat_prompt
+from qwenvl_jax.processing.chatml import Round, chat_prompt, query_of
 from qwenvl_jax.processing.example import Example
 from qwenvl_jax.processing.sample import Sample, Text
 from qwenvl_jax.processing.tokenizer import BOX_START, END_OF_TEXT, IMAGE_START
@@ -81,9 +81,13 @@ def _ocr(record: Record) -> Iterator[Example]:
 _PICTURE_LINE = re.compile(f".*{re.escape(IMAGE_START)}.*\n")
 
 
-def _chat_example(record: Record, benchmark: str, history: Sequence[ChatTurn], query: str, answer: str) -> Example:
+def _chat_example(
+    record: Record, benchmark: str, history: Sequence[tuple[str, str]], query: str, answer: str
+) -> Example:
+    """`history` holds the texts of past questions and answers."""
     images = tuple(image.data for image in record.images)
-    prompt = Sample(chat_prompt(history, query), images)
+    rounds = [Round(query_of(asked, images), answered) for asked, answered in history]
+    prompt = chat_prompt(rounds, query_of(query, images))
     return Example(record.key, benchmark, prompt, _PICTURE_LINE.sub("", query), answer)
 
 
@@ -96,10 +100,11 @@ def _chat(record: Record) -> Iterator[Example]:
 
 def _chat_refer(record: Record) -> Iterator[Example]:
     """Turns that are answered with a box, behind the true turns before them."""
-    turns = [ChatTurn(turn.role, turn.text) for turn in record.conversation]
-    for i, turn in enumerate(turns):
-        if i % 2 and BOX_START in turn.text:
-            yield _chat_example(record, "chat_refer", turns[: i - 1], turns[i - 1].text, turn.text)
+    turns = [turn.text for turn in record.conversation]
+    rounds = list(zip(turns[::2], turns[1::2]))
+    for i, (question, answer) in enumerate(rounds):
+        if BOX_START in answer:
+            yield _chat_example(record, "chat_refer", rounds[:i], question, answer)
 
 
 SCENES, DOCUMENTS, CHATS = "scenes", "documents", "chats"

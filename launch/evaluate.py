@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +10,17 @@ import tyro
 
 from data_pipelines.held_out import ASKED, held_out_examples
 from data_pipelines.sources.opening import open_source
-from qwenvl_jax.config import Run, Stage
+from qwenvl_jax.config import Run, Stage, from_json
+from qwenvl_jax.conversion.hugging_face import is_hugging_face
 from qwenvl_jax.evaluation.benchmarks import evaluate, stage_evaluation
 from qwenvl_jax.evaluation.contact_sheet import write_contact_sheet
 from qwenvl_jax.evaluation.report import write_report
-from qwenvl_jax.inference.loading import Answerer, load
+from qwenvl_jax.inference.generate import generate
+from qwenvl_jax.inference.loading import load, locate, run_processor
+from qwenvl_jax.inference.model import Model, inference_model
+from qwenvl_jax.inference.processor import Processor
 from qwenvl_jax.models.parameters import Architecture, Parameters
-from qwenvl_jax.processing.tokenizer import load_tokenizer
+from qwenvl_jax.processing.sample import Sample
 from qwenvl_jax.training.metrics import read_metrics
 
 HELD_OUT = ("scenes", "documents", "chats")
@@ -29,7 +34,7 @@ class EvaluateOptions:
     """Asks a trained model the held-out questions and prints its scores."""
 
     checkpoint: tyro.conf.Positional[Path]
-    """A run's folder, or a checkpoint in it."""
+    """A run's folder, a checkpoint in it, or a Hugging Face folder."""
     data: Path | None = None
     """Folder with `held_out/`; the run's own by default."""
 
@@ -40,17 +45,22 @@ def held_out_folder(run: Run) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def scores_of(answerer: Answerer, folder: Path, share: float = 1.0) -> dict:
-    """Evaluation of a model on the held-out sources below `folder`, as plain JSON with its gallery; `share` of the
-    questions are asked.
+def scores_of(name: str, model: Model, processor: Processor, folder: Path, share: float = 1.0) -> dict:
+    """Evaluation of a model on the held-out sources below `folder`, as plain JSON with its gallery.
+
+    Answers are greedy. `name` (of the stage, or of the model) stands in the result; `share` of the questions are asked.
     """
     began = time.perf_counter()
     sources = {name: open_source(folder, name) for name in HELD_OUT}
     numbers = {name: round(share * asked.number) for name, asked in ASKED.items()}
-    result = evaluate(held_out_examples(sources, numbers), answerer.answer)
-    shown = stage_evaluation(answerer.stage.name, result)
-    headline = "  ".join(f"{name} {value:.3f}" for name, value in result.scores.items() if "/" not in name)
-    print(f"after {answerer.stage.name}: {headline}  ({time.perf_counter() - began:.0f} s)", flush=True)
+
+    def answer(prompts: Sequence[Sample], most: int) -> list[str]:
+        return generate(model, processor, prompts, max_new_tokens=most, temperature=0.0, stop=())
+
+    result = evaluate(held_out_examples(sources, numbers), answer)
+    shown = stage_evaluation(name, result)
+    headline = "  ".join(f"{score} {value:.3f}" for score, value in result.scores.items() if "/" not in score)
+    print(f"after {name}: {headline}  ({time.perf_counter() - began:.0f} s)", flush=True)
     return shown
 
 
@@ -60,11 +70,11 @@ def evaluate_stage(run: Run, stage: Stage, architecture: Architecture, parameter
     folder = held_out_folder(run)
     if file.is_file() or folder is None:
         return
-    answerer = Answerer(run, stage, architecture, parameters, load_tokenizer(run.data.tokenizer))
+    model = inference_model(architecture, parameters, run.precision.compute)
     file.parent.mkdir(exist_ok=True)
     written = file.with_suffix(".partial")
     share = 1.0 if stage is run.stages[-1] else EARLY_SHARE
-    written.write_text(json.dumps(scores_of(answerer, folder, share)))
+    written.write_text(json.dumps(scores_of(stage.name, model, run_processor(run, stage), folder, share)))
     written.replace(file)
 
 
@@ -81,9 +91,13 @@ def report(run: Run, workdir: Path) -> Path:
 
 def main(arguments: list[str]) -> None:
     options = tyro.cli(EvaluateOptions, args=arguments, prog="qwenvl evaluate")
-    answerer = load(options.checkpoint)
-    folder = options.data / "held_out" if options.data else held_out_folder(answerer.run)
+    name, folder = options.checkpoint.name, None
+    if not is_hugging_face(options.checkpoint):
+        workdir, name, _ = locate(options.checkpoint)
+        folder = held_out_folder(from_json((workdir / "config.json").read_text()))
+    if options.data:
+        folder = options.data / "held_out"
     if folder is None or not folder.is_dir():
-        raise FileNotFoundError(f"no held-out data in {folder or answerer.run.data.root}: name its folder with --data")
-    evaluation = scores_of(answerer, folder)
+        raise FileNotFoundError(f"no held-out data{f' in {folder}' if folder else ''}: name its folder with --data")
+    evaluation = scores_of(name, *load(options.checkpoint), folder)
     print(json.dumps(evaluation["scores"], indent=1))

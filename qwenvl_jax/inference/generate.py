@@ -1,123 +1,141 @@
-"""Greedy decoding with a KV cache: batched prompts of different lengths and numbers of pictures, static shapes.
+"""Answers to batches of queries, and one answer while it is being written."""
 
-Prompts are padded on the left to one length, so that every row writes its next token to the same cache position.
-Shape legend: B prompts, S prompt tokens (padded), M image slots, R pixels, T cache length, V vocabulary.
-"""
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from collections.abc import Sequence
-from functools import partial
-from typing import NamedTuple
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qwenvl_jax.batch import Batch, empty_batch
-from qwenvl_jax.models.parameters import Architecture, Parameters
-from qwenvl_jax.models.qwen_vl.language import empty_cache
-from qwenvl_jax.processing.images import decode_image, resize_image
-from qwenvl_jax.processing.sample import EncodedSample, Sample, encode_sample
-from qwenvl_jax.processing.tokenizer import GROUNDING_TOKENS, Tokenizer
+from qwenvl_jax.inference.decode import advance, embed, prefill
+from qwenvl_jax.inference.generation_config import GenerationConfig
+from qwenvl_jax.inference.model import Model
+from qwenvl_jax.inference.processor import Processor, Query
+from qwenvl_jax.inference.sampling import Sampling
+from qwenvl_jax.inference.streaming import AnswerWriter, stop_ids
+from qwenvl_jax.processing.sample import EncodedSample, encode_sample
 
-
-def left_padded(samples: Sequence[EncodedSample], length: int, images: int, resolution: int, pad_id: int) -> Batch:
-    """Prompts as a batch whose last position is every prompt's last token; padding has segment 0."""
-    batch = empty_batch(len(samples), length, images, resolution, pad_id)
-    for row, sample in enumerate(samples):
-        begin = length - len(sample.tokens)
-        batch.tokens[row, begin:] = sample.tokens
-        batch.vision_index[row, begin:] = sample.vision_index
-        batch.segment_ids[row, begin:] = 1
-        batch.positions[row, begin:] = np.arange(length - begin)
-        for slot, data in enumerate(sample.images):
-            batch.images[row, slot] = resize_image(decode_image(data), resolution)
-    return batch
-
-
-class _Decoded(NamedTuple):
-    step: jax.Array
-    token: jax.Array
-    written: jax.Array
-    done: jax.Array
-    cache: tuple
-
-
-@partial(jax.jit, static_argnames=("architecture", "new_tokens", "stop_ids", "vocabulary"))
-def decode_greedy(
-    architecture: Architecture,
-    parameters: Parameters,
-    batch: Batch,
-    new_tokens: int,
-    stop_ids: tuple[int, ...],
-    vocabulary: int,
-) -> jax.Array:
-    """[B, new_tokens] greedy continuations of left-padded prompts; positions after a stop id hold a stop id.
-
-    The loop ends as soon as every row has stopped. Only ids below `vocabulary` are chosen: the head may have more rows
-    than the tokenizer has ids.
-    """
-    model = architecture.assemble(parameters)
-    language = model.language
-    rows, length = batch.tokens.shape
-    cache = empty_cache(language.config, rows, length + new_tokens, language.precision.compute)
-    stops = jnp.asarray(stop_ids)
-    ones = jnp.ones((rows, 1), jnp.int32)
-
-    def best(hidden: jax.Array) -> jax.Array:
-        return jnp.argmax(language.head(hidden)[..., :vocabulary], axis=-1).astype(jnp.int32)
-
-    hidden, cache = language.extend(model.embed(batch), batch.positions, batch.segment_ids, cache)
-    first = best(hidden[:, -1:])
-    start = batch.positions[:, -1:] + 1
-
-    def unfinished(state: _Decoded) -> jax.Array:
-        return (state.step < new_tokens) & ~state.done.all()
-
-    def advance(state: _Decoded) -> _Decoded:
-        written = jax.lax.dynamic_update_slice_in_dim(state.written, state.token, state.step, 1)
-        done = state.done | (state.token == stops).any(-1)
-        hidden, cache = language.extend(language.embed(state.token), start + state.step, ones, state.cache)
-        token = jnp.where(done[:, None], state.token, best(hidden))
-        return _Decoded(state.step + 1, token, written, done, cache)
-
-    nothing = jnp.full((rows, new_tokens), stop_ids[0], jnp.int32)
-    state = _Decoded(jnp.int32(0), first, nothing, jnp.zeros(rows, bool), cache)
-    return jax.lax.while_loop(unfinished, advance, state).written
+STREAMED, TOGETHER = 4, 32
+"""Tokens per call of the device: few where someone reads along, many where only the whole answer counts. Stop words of
+several tokens are noticed between two calls."""
+MAX_SEED = 2**32
 
 
 def generate(
-    architecture: Architecture,
-    parameters: Parameters,
-    tokenizer: Tokenizer,
-    prompts: Sequence[Sample],
+    model: Model,
+    processor: Processor,
+    queries: Sequence[Query],
     *,
-    resolution: int,
-    queries: int,
-    max_new_tokens: int,
+    seed: int | Sequence[int] = 0,
     batch_size: int = 32,
-    multiple: int = 64,
+    allow_urls: bool = False,
+    **changes: Any,
 ) -> list[str]:
-    """Greedy answers to prompts, in their order; ends at `<|endoftext|>` or a ChatML tag. Of special tokens, those of
-    grounding stay in the text.
+    """Answers to queries, in their order; `<ref>`, `<box>` and `<quad>` tags stay in the text.
 
-    Prompts are sorted by length into batches; lengths are rounded up to `multiple`, image slots to what a batch needs, so
-    that few shapes are compiled.
+    An answer depends on its query and its seed alone: not on the other queries, nor on the size of the batches.
+
+    Args:
+      queries: texts, lists of elements (`{"image": ...}`, `{"text": ...}`, ...), or samples that are prompts already.
+      seed: of all answers, or one for each (to draw several answers to one query); in [0, 2 ** 32).
+      batch_size: prompts that are decoded together; the cache of keys and values grows with it.
+      allow_urls: pictures may be http(s) addresses.
+      changes: fields of `GenerationConfig` that differ from `processor.generation`: `max_new_tokens`, `temperature`,
+        `top_p`, `stop`.
+
+    Raises:
+      ValueError, FileNotFoundError: a query, a picture, a seed or a setting is none; one sentence says what and where.
     """
-    encoded = [encode_sample(prompt, tokenizer, queries) for prompt in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: (len(encoded[i].images), len(encoded[i].tokens)))
-    stops = (tokenizer.eod_id, tokenizer.im_end_id, tokenizer.im_start_id)
-    answers = [""] * len(prompts)
+    processor = configured(processor, changes)
+    seeds = [seed] * len(queries) if isinstance(seed, int) else list(seed)
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size}: a batch needs at least one prompt")
+    if len(seeds) != len(queries):
+        raise ValueError(f"{len(seeds)} seeds for {len(queries)} queries; give one, or one for each")
+    samples = processor.samples(queries, allow_urls)
+    encoded = [encode_sample(sample, processor.tokenizer, processor.queries) for sample in samples]
+    # Sorted by pictures and length, so that neighbours need little padding and few shapes are compiled.
+    order = sorted(range(len(queries)), key=lambda i: (len(encoded[i].images), len(encoded[i].tokens)))
+    answers = [""] * len(queries)
     for begin in range(0, len(order), batch_size):
         chosen = order[begin : begin + batch_size]
-        samples = [encoded[i] for i in chosen]
-        samples += [samples[-1]] * (batch_size - len(chosen) if len(order) > batch_size else 0)
-        longest = max(len(sample.tokens) for sample in samples)
-        slots = max(len(sample.images) for sample in samples)
-        batch = left_padded(samples, -(-longest // multiple) * multiple, slots, resolution, tokenizer.eod_id)
-        ids = np.asarray(decode_greedy(architecture, parameters, batch, max_new_tokens, stops, tokenizer.size))
-        for i, row in zip(chosen, ids):
-            ends = np.flatnonzero(np.isin(row, stops))
-            answers[i] = tokenizer.decode(
-                row[: ends[0]].tolist() if len(ends) else row.tolist(), True, GROUNDING_TOKENS
-            )
+        # The last batch is filled up to the size of the others, which is compiled already.
+        rows = chosen + [chosen[-1]] * (batch_size - len(chosen) if len(order) > batch_size else 0)
+        pieces = decode(model, processor, [encoded[i] for i in rows], [seeds[i] for i in rows], TOGETHER)
+        for row, texts in zip(chosen, zip(*pieces)):
+            answers[row] = "".join(texts)
     return answers
+
+
+def stream(
+    model: Model, processor: Processor, query: Query, *, seed: int = 0, allow_urls: bool = False, **changes: Any
+) -> Iterator[str]:
+    """The answer to one query in pieces, as they are written; put together they are what `generate` returns.
+
+    A piece never ends within a character or a tag. Arguments and errors are those of `generate`; errors are raised before
+    the first piece is asked for.
+    """
+    processor = configured(processor, changes)
+    [sample] = processor.samples([query], allow_urls)
+    pieces = decode(model, processor, [encode_sample(sample, processor.tokenizer, processor.queries)], [seed], STREAMED)
+    return (text for [text] in pieces if text)
+
+
+def configured(processor: Processor, changes: dict[str, Any]) -> Processor:
+    """The processor with other settings of generation; None keeps its own."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    return dataclasses.replace(processor, generation=dataclasses.replace(processor.generation, **given))
+
+
+def decode(
+    model: Model, processor: Processor, prompts: Sequence[EncodedSample], seeds: Sequence[int], steps: int
+) -> Iterator[list[str]]:
+    """What each answer grows by, again and again until all have ended; `steps` tokens are decoded per device call.
+
+    Raises:
+      ValueError: a seed is out of range.
+    """
+    sampling = _sampling(processor.generation, seeds)
+    return _decode(model, processor, prompts, sampling, steps)
+
+
+def _decode(
+    model: Model, processor: Processor, prompts: Sequence[EncodedSample], sampling: Sampling | None, steps: int
+) -> Iterator[list[str]]:
+    architecture, parameters = model.architecture, model.parameters
+    tokenizer, most = processor.tokenizer, processor.generation.max_new_tokens
+    writers = [AnswerWriter(tokenizer, processor.generation.stop) for _ in prompts]
+    ends = jnp.asarray(stop_ids(tokenizer), jnp.int32)
+    batch = processor.batch(prompts)
+    embedded = embed(architecture, parameters, batch)
+    state = prefill(
+        architecture, parameters, embedded, batch.positions, batch.segment_ids, sampling,
+        new_tokens=most, vocabulary=tokenizer.size,
+    )  # fmt: skip
+    tokens, number = np.asarray(state.token)[:, None], 1
+    while True:
+        yield [writer.write(row.tolist()) for writer, row in zip(writers, tokens)]
+        finished = np.array([writer.finished for writer in writers])
+        if number == most or finished.all():
+            break
+        state, written = advance(
+            architecture, parameters, state._replace(done=finished), sampling, ends, np.int32(most - number),
+            steps=steps, vocabulary=tokenizer.size,
+        )  # fmt: skip
+        before, number = number, int(state.number)
+        tokens = np.asarray(written)[:, : number - before]
+    yield [writer.close() for writer in writers]
+
+
+def _sampling(config: GenerationConfig, seeds: Sequence[int]) -> Sampling | None:
+    for seed in seeds:
+        check_seed(seed)
+    if config.temperature == 0:
+        return None
+    return Sampling(np.asarray(seeds, np.uint32), np.float32(config.temperature), np.float32(config.top_p))
+
+
+def check_seed(seed: int) -> None:
+    """Raises a ValueError where the seed is not in [0, 2 ** 32)."""
+    if not 0 <= seed < MAX_SEED:
+        raise ValueError(f"seed {seed} is not in [0, 2 ** 32)")

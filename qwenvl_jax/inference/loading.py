@@ -1,38 +1,20 @@
-"""From a folder to a model that answers."""
+"""From a folder, a run's or Hugging Face's, to a model that answers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from qwenvl_jax.config import Run, Stage, from_json
-from qwenvl_jax.inference.generate import generate
-from qwenvl_jax.models.parameters import Architecture, Parameters, build
-from qwenvl_jax.processing.sample import Sample
+import jax
+import jax.numpy as jnp
+
+from qwenvl_jax.config import PrecisionConfig, Run, Stage, from_json
+from qwenvl_jax.inference.generation_config import read_generation_config, stage_generation_config
+from qwenvl_jax.inference.model import Model, inference_model
+from qwenvl_jax.inference.processor import Processor
+from qwenvl_jax.models.parameters import build
 from qwenvl_jax.processing.tokenizer import Tokenizer, load_tokenizer
 from qwenvl_jax.training.checkpoints import load_parameters, newest
 
-
-@dataclass(frozen=True, eq=False)
-class Answerer:
-    """A trained model with what it needs to answer: `answer(prompts, max_new_tokens)`."""
-
-    run: Run
-    stage: Stage
-    architecture: Architecture
-    parameters: Parameters
-    tokenizer: Tokenizer
-
-    def answer(self, prompts: Sequence[Sample], max_new_tokens: int) -> list[str]:
-        """Greedy answers in the prompts' order; `<ref>`, `<box>` and `<quad>` tags are kept."""
-        return generate(
-            self.architecture,
-            self.parameters,
-            self.tokenizer,
-            prompts,
-            resolution=self.stage.resolution,
-            queries=self.run.model.adapter.queries,
-            max_new_tokens=max_new_tokens,
-        )
+TYPES = ("float32", "bfloat16")
 
 
 def locate(path: Path, stages: Sequence[str] | None = None) -> tuple[Path, str, int]:
@@ -56,19 +38,61 @@ def locate(path: Path, stages: Sequence[str] | None = None) -> tuple[Path, str, 
     return workdir, stage, int(chosen[1]) if len(chosen) > 1 else step
 
 
-def load(path: str | Path) -> Answerer:
-    """The model of a run's folder or of one checkpoint in it (see `locate`).
+def load(path: str | Path, dtype: str | None = None) -> tuple[Model, Processor]:
+    """The model of a run's folder, of one checkpoint in it (see `locate`), or of a Hugging Face folder.
+
+    Args:
+      dtype: `float32` or `bfloat16`, what it computes in. By default as it was trained; a Hugging Face folder in
+        bfloat16, on a CPU in float32 (as the original chooses).
 
     Raises:
       FileNotFoundError: there is none.
-      ValueError: its configuration is not of this version.
+      ValueError: its configuration is not of this version, or its tensors are not a Qwen-VL's.
     """
-    workdir, stage, step = locate(Path(path))
+    # Deferred: only here does inference need what reads Hugging Face's files.
+    from qwenvl_jax.conversion.hugging_face import is_hugging_face
+
+    if dtype not in (None, *TYPES):
+        raise ValueError(f"dtype {dtype!r} is none of {', '.join(TYPES)}")
+    path = Path(path)
+    return _load_hugging_face(path, dtype) if is_hugging_face(path) else _load_run(path, dtype)
+
+
+def _load_run(path: Path, dtype: str | None) -> tuple[Model, Processor]:
+    workdir, stage_name, step = locate(path)
     run = from_json((workdir / "config.json").read_text())
-    return Answerer(
-        run,
-        next(entry for entry in run.stages if entry.name == stage),
-        build(run.model, run.precision),
-        load_parameters(workdir, stage, step),
-        load_tokenizer(run.data.tokenizer),
+    compute = dtype or run.precision.compute
+    architecture = build(run.model, PrecisionConfig(compute=compute, unroll=run.precision.unroll))
+    model = inference_model(architecture, load_parameters(workdir, stage_name, step), compute)
+    stage = next(entry for entry in run.stages if entry.name == stage_name)
+    return model, run_processor(run, stage)
+
+
+def run_processor(run: Run, stage: Stage) -> Processor:
+    """How a stage's model is asked: as the stage trains it."""
+    tokenizer = load_tokenizer(run.data.tokenizer)
+    return Processor(tokenizer, run.model.adapter.queries, stage.resolution, stage_generation_config(stage))
+
+
+def _load_hugging_face(folder: Path, dtype: str | None) -> tuple[Model, Processor]:
+    from qwenvl_jax.conversion.hugging_face import read_config, read_fields, read_parameters, tokenizer_file
+
+    config = read_config(folder)
+    compute = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    tokenizer = load_tokenizer(tokenizer_file(folder))
+    _check_vocabulary(tokenizer, config.language.vocab_size, folder)
+    generation = read_generation_config(folder)
+    resolution = read_fields(folder)["visual"]["image_size"]
+    arrays = read_parameters(folder, config, compute)
+    # One by one, each leaving the host's memory as it reaches the device's.
+    parameters = {path: jnp.asarray(arrays.pop(path)) for path in list(arrays)}
+    architecture = build(config, PrecisionConfig(compute=compute))
+    return (
+        inference_model(architecture, parameters, compute),
+        Processor(tokenizer, config.adapter.queries, resolution, generation),
     )
+
+
+def _check_vocabulary(tokenizer: Tokenizer, rows: int, folder: Path) -> None:
+    if tokenizer.size > rows:
+        raise ValueError(f"{folder}: its tokenizer has {tokenizer.size} ids, its embedding {rows} rows; they differ")

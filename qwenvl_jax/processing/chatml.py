@@ -1,14 +1,16 @@
 """Conversations as ChatML: for training with the original's loss mask, and as prompts for an answer.
 
-A turn's text may hold `<img>N</img>`, the sample's image number N (from 0). Sources: `preprocess` of the
-original's `finetune.py` (training) and `make_context` of its `qwen_generation_utils.py` (prompts).
+In training data a turn's text may hold `<img>N</img>`, the sample's image number N (from 0). Prompts are made of
+samples, in which a picture is no text: what a user writes cannot name one. Sources: `preprocess` of the original's
+`finetune.py` (training) and `make_context` of its `qwen_generation_utils.py` (prompts).
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from qwenvl_jax.processing.sample import Image, Sample, Text, encode_sample
+from qwenvl_jax.processing.sample import Image, Sample, Text, encode_sample, joined
 from qwenvl_jax.processing.tokenizer import IM_END, IM_START, IMAGE_END, IMAGE_START, Tokenizer
 
 USER, ASSISTANT = "user", "assistant"
@@ -23,10 +25,17 @@ Parts = tuple[Text | Image, ...]
 
 @dataclass(frozen=True)
 class ChatTurn:
-    """One turn: `role` is `user` or `assistant`; see the module docstring for images in `text`."""
+    """One turn of training data: `role` is `user` or `assistant`; see the module docstring for images in `text`."""
 
     role: str
     text: str
+
+
+class Round(NamedTuple):
+    """One round of a chat: what was asked (its own pictures, numbered from 0) and what was answered."""
+
+    query: Sample
+    answer: str
 
 
 def _content(text: str, supervised: bool = False, typed: bool = False) -> Parts:
@@ -74,58 +83,70 @@ def chat_parts(turns: Sequence[ChatTurn], system: str = SYSTEM_PROMPT) -> Parts:
     return tuple(parts)
 
 
-def _block(role: str, text: str) -> Parts:
-    return (Text(f"{IM_START}{role}\n"), *_content(text, typed=True), Text(IM_END))
-
-
-def _rounds(history: Sequence[ChatTurn]) -> list[tuple[ChatTurn, ChatTurn]]:
-    _check_roles(history)
-    rounds = list(zip(history[::2], history[1::2]))
-    if len(history) % 2 or any((ask.role, answer.role) != (USER, ASSISTANT) for ask, answer in rounds):
-        roles = [turn.role for turn in history]
-        raise ValueError(f"the past turns have roles {roles}; give pairs of {USER!r} and {ASSISTANT!r}")
-    return rounds
-
-
-def chat_prompt(history: Sequence[ChatTurn], query: str, system: str = SYSTEM_PROMPT) -> Parts:
-    """The prompt that an answer to `query` follows, after pairs of past turns; nothing in it is supervised.
-
-    ChatML markers in the turns are plain text, the markup is not. Shorten long histories with `trim_history`.
+def query_of(text: str, images: Sequence[bytes]) -> Sample:
+    """A turn of data as a query: its text, with the images that its `<img>N</img>` name, in their order.
 
     Raises:
-      ValueError: the history is not pairs of user and assistant, or an image is not a number.
+      ValueError: an image is no number of `images`.
     """
-    past = [turn for pair in _rounds(history) for turn in pair]
-    parts = _block("system", system)
-    for turn in (*past, ChatTurn(USER, query)):
-        parts += (Text("\n"), *_block(turn.role, turn.text))
-    return (*parts, Text(f"\n{IM_START}{ASSISTANT}\n"))
+    parts: list[Text | Image] = []
+    named: list[bytes] = []
+    for part in _content(text, typed=True):
+        if isinstance(part, Image):
+            if part.index >= len(images):
+                raise ValueError(f"{IMAGE_START}{part.index}{IMAGE_END}: the sample has {len(images)} images")
+            named.append(images[part.index])
+            part = Image(len(named) - 1)
+        parts.append(part)
+    return Sample(tuple(parts), tuple(named))
+
+
+def _block(role: str, content: Parts) -> Parts:
+    return (Text(f"{IM_START}{role}\n"), *content, Text(IM_END))
+
+
+def _system(text: str) -> Parts:
+    return _block("system", (Text(text, typed=True),) if text else ())
+
+
+def _round(past: Round) -> Parts:
+    answer = (Text(past.answer, typed=True),) if past.answer else ()
+    return (Text("\n"), *_block(USER, past.query.parts), Text("\n"), *_block(ASSISTANT, answer))
+
+
+def chat_prompt(history: Sequence[Round], query: Sample, system: str = SYSTEM_PROMPT) -> Sample:
+    """The prompt that an answer to `query` follows, with the pictures of all its rounds in order.
+
+    Nothing in it is supervised. The system's text and the answers are `typed` text, in which only grounding markup is
+    special. Shorten long histories with `trim_history`.
+    """
+    prompt = Sample(_system(system))
+    for past in history:
+        prompt = joined(prompt, Sample(_round(past), past.query.images))
+    asked = (Text("\n"), *_block(USER, query.parts), Text(f"\n{IM_START}{ASSISTANT}\n"))
+    return joined(prompt, Sample(asked, query.images))
 
 
 def trim_history(
-    history: Sequence[ChatTurn],
+    history: Sequence[Round],
     tokenizer: Tokenizer,
     queries: int,
     system: str = SYSTEM_PROMPT,
     max_window_size: int = MAX_WINDOW_SIZE,
-) -> tuple[ChatTurn, ...]:
-    """The newest pairs of turns that, with the system's block, have fewer than `max_window_size` tokens.
+) -> tuple[Round, ...]:
+    """The newest rounds that, with the system's block, have fewer than `max_window_size` tokens.
 
-    Older pairs are left out whole; the query is not counted, as in `make_context`. An image has `queries` + 2
-    tokens.
-
-    Raises:
-      ValueError: as `chat_prompt`.
+    Older rounds are left out whole; the query is not counted, as in `make_context`. An image has `queries` + 2 tokens.
     """
 
     def length(parts: Parts) -> int:
         return encode_sample(Sample(parts), tokenizer, queries).tokens.size
 
-    total = length(_block("system", system))
-    kept: tuple[ChatTurn, ...] = ()
-    for ask, answer in reversed(_rounds(history)):
-        total += length((Text("\n"), *_block(USER, ask.text), Text("\n"), *_block(ASSISTANT, answer.text)))
+    total = length(_system(system))
+    kept: tuple[Round, ...] = ()
+    for past in reversed(history):
+        total += length(_round(past))
         if total >= max_window_size:
             break
-        kept = (ask, answer, *kept)
+        kept = (past, *kept)
     return kept

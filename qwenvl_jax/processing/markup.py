@@ -1,17 +1,16 @@
 """`<img>`, `<ref>`, `<box>` and `<quad>` in text: writing and reading.
 
 Coordinates are integers in [0, 1000), thousandths of the picture's width and height; a box is
-(x1, y1, x2, y2), top left and bottom right. Source: `to_list_format`, `from_list_format` and
-`_fetch_all_box_with_ref` of the original's tokenizer. Where the original breaks off on malformed text,
-`parse` says what is wrong and `parse_generated` reads on.
+(x1, y1, x2, y2), top left and bottom right. Source: `to_list_format` and `_fetch_all_box_with_ref` of the
+original's tokenizer. Where the original breaks off on malformed text, `parse` says what is wrong and
+`parse_generated` reads on.
 """
 
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from qwenvl_jax.processing.tokenizer import (
     BOX_END,
@@ -168,33 +167,6 @@ def format_ref(text: str) -> str:
     if found := _ANY_TAG.search(text):
         raise ValueError(f"phrase {text!r} holds {found[0]}; a <ref> cannot hold markup")
     return str(Reference(text))
-
-
-def from_list_format(elements: Iterable[Mapping[str, Any]]) -> str:
-    """The prompt of a list of `{"image": path}`, `{"text": text}`, `{"box": [corners, ...], "ref": phrase}`.
-
-    Images are numbered from 1 (`Picture 1: <img>path</img>` and a line end); corners are in [0, 1000);
-    `ref` may be absent. Source: `from_list_format` of the original as of December 2023.
-
-    Raises:
-      ValueError: an element is none of the three, or a box is malformed.
-    """
-    text = ""
-    pictures = 0
-    for element in elements:
-        if "image" in element:
-            pictures += 1
-            text += f"Picture {pictures}: {ImageSpan(element['image'])}\n"
-        elif "text" in element:
-            text += element["text"]
-        elif "box" in element:
-            if "ref" in element:
-                text += format_ref(element["ref"])
-            for x1, y1, x2, y2 in element["box"]:
-                text += str(Box((int(x1), int(y1), int(x2), int(y2))))
-        else:
-            raise ValueError(f"element {dict(element)} has no 'image', 'text' or 'box'; give one of them")
-    return text
 
 
 def parse(text: str) -> tuple[Element, ...]:

@@ -4,19 +4,20 @@ Tasks and ChatML produce `Sample`s; packing needs only `EncodedSample` lengths; 
 `EncodedSample`s.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qwenvl_jax.processing.tokenizer import MARKUP_TOKENS, Tokenizer
+from qwenvl_jax.processing.tokenizer import GROUNDING_TOKENS, Tokenizer
 
 
 @dataclass(frozen=True)
 class Text:
     """Text that is tokenized by itself (tokens never merge over a part's border).
 
-    `supervised` text is learned. Special-token strings count as special tokens, except that in `typed` text
-    (what a user typed into a chat) only the markup does: `<|im_end|>` there is plain text.
+    `supervised` text is learned. Special-token strings count as special tokens, except that in `typed` text (of a
+    chat's prompt) only those of grounding do: `<|im_end|>` and `<img>` there are plain text. A picture is always an
+    `Image`, so no text can add one.
     """
 
     text: str
@@ -48,6 +49,13 @@ class Sample:
     parts: tuple[Part, ...]
     images: tuple[bytes, ...] = ()
     videos: tuple[bytes, ...] = ()
+
+
+def joined(first: Sample, second: Sample) -> Sample:
+    """Two samples behind each other; the second's images follow the first's."""
+    by = len(first.images)
+    moved = (replace(part, index=part.index + by) if isinstance(part, Image) else part for part in second.parts)
+    return Sample((*first.parts, *moved), first.images + second.images)
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,7 @@ def encode_sample(sample: Sample, tokenizer: Tokenizer, queries: int) -> Encoded
         elif isinstance(part, Video):
             raise ValueError("Qwen-VL reads no videos; leave the sample out, or give frames as images")
         else:
-            ids = tokenizer.encode(part.text, MARKUP_TOKENS if part.typed else "all")
+            ids = tokenizer.encode(part.text, GROUNDING_TOKENS if part.typed else "all")
             vision += [-1] * len(ids)
             learned = part.supervised
         tokens += ids

@@ -26,9 +26,9 @@ QUAD_START, QUAD_END = "<quad>", "</quad>"
 IMAGE_START, IMAGE_END, IMAGE_PAD = "<img>", "</img>", "<imgpad>"
 
 GROUNDING_TOKENS = (REF_START, REF_END, BOX_START, BOX_END, QUAD_START, QUAD_END)
-"""What streamed answers keep (`keep` of `Tokenizer.decode`)."""
+"""What answers keep of the special tokens, and what is special in the text that a user types."""
 MARKUP_TOKENS = (*GROUNDING_TOKENS, IMAGE_START, IMAGE_END, IMAGE_PAD)
-"""What counts as special in the text of a chat; ChatML markers that a user types are plain text there."""
+"""What is special in the original's chat. Here `<img>` in a user's text is plain text: pictures are given as such."""
 SPECIAL_TOKENS = (END_OF_TEXT, IM_START, IM_END, *(f"<|extra_{i}|>" for i in range(205)), *MARKUP_TOKENS)
 """In the order of their ids, which follow the vocabulary's ordinary ids."""
 
@@ -202,6 +202,10 @@ class Tokenizer:
             kept = {self.special_tokens[token] for token in keep}
             plain = [i for i in plain if i < self.eod_id or i in kept]
         return self._encoding.decode(plain, errors="replace")
+
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        """The bytes of the ids, of special tokens their strings; a character may begin in one id and end in the next."""
+        return self._encoding.decode_bytes(ids)
 
     def _restore_image_paths(self, ids: list[int]) -> list[int]:
         restored: list[int] = []

@@ -1,126 +1,101 @@
-"""Promises of `qwenvl_jax.inference.generate`: batching, padding and the cache change no token."""
+"""Promises of `qwenvl_jax.inference.generate`: answers depend on query and seed alone; the stream is the answer."""
 
-import io
+from dataclasses import replace
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
-from PIL import Image as Picture
-from small_model import QUERIES, RESOLUTION
 
-from qwenvl_jax.batch import Batch, empty_batch
-from qwenvl_jax.inference.generate import decode_greedy, generate, left_padded
-from qwenvl_jax.processing.sample import Image, Sample, Text, encode_sample
-from qwenvl_jax.processing.tokenizer import Tokenizer, load_tokenizer
+from qwenvl_jax.inference import generate as module
+from qwenvl_jax.inference.generate import generate, stream
 
-NEW = 10
-NEVER = (479,)
-"""A stop id that is not in the vocabulary: rows go on to the end."""
+SAMPLED = {"temperature": 0.9, "top_p": 0.9}
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return load_tokenizer("bytes")
-
-
-@pytest.fixture(scope="module")
-def on_device(parameters) -> dict:
-    """With sharp attention, so that a position that is wrong by one changes tokens."""
-    sharp = {"language/blocks/q/kernel": 8.0, "language/blocks/k/kernel": 8.0}
-    return {path: jnp.asarray(array) * sharp.get(path, 1.0) for path, array in parameters.items()}
-
-
-@pytest.fixture(scope="module")
-def prompts() -> list[Sample]:
-    """With 0, 2, 1 and 0 pictures, in lengths of 5 to 30 tokens."""
-    rng = np.random.default_rng(0)
-
-    def png() -> bytes:
-        file = io.BytesIO()
-        Picture.fromarray(rng.integers(0, 256, (14, 18, 3), np.uint8)).save(file, "PNG")
-        return file.getvalue()
-
-    return [
-        Sample((Text("What?"),)),
-        Sample((Text("a"), Image(0), Text("and"), Image(1), Text("which is larger?")), (png(), png())),
-        Sample((Image(0), Text("Describe the picture:")), (png(),)),
-        Sample((Text("Twenty letters and more"),)),
-    ]
-
-
-@pytest.fixture(scope="module")
-def encoded(prompts, tokenizer):
-    return [encode_sample(prompt, tokenizer, QUERIES) for prompt in prompts]
-
-
-@pytest.fixture(scope="module")
-def batched(architecture, on_device, encoded, tokenizer) -> np.ndarray:
-    """[4, NEW] tokens of all prompts in one batch."""
-    batch = left_padded(encoded, 40, 2, RESOLUTION, tokenizer.eod_id)
-    return np.asarray(decode_greedy(architecture, on_device, batch, NEW, NEVER, tokenizer.size))
-
-
-def test_a_batch_gives_the_tokens_of_each_prompt_alone(architecture, on_device, encoded, tokenizer, batched) -> None:
-    """Neighbours, the length of the padding and empty image slots change nothing."""
-    for number, sample in enumerate(encoded):
-        slots = len(sample.images)
-        batch = left_padded([sample], len(sample.tokens), slots, RESOLUTION, tokenizer.eod_id)
-        alone = decode_greedy(architecture, on_device, batch, NEW, NEVER, tokenizer.size)
-        assert np.array_equal(alone[0], batched[number])
-
-
-def test_the_cache_gives_the_tokens_of_the_full_forward_pass(
-    architecture, on_device, encoded, tokenizer, batched
-) -> None:
-    """Every token is the argmax of the whole model on prompt and answer so far, without cache or padding."""
-
-    @jax.jit
-    def logits(batch, position):
-        model = architecture.assemble(on_device)
-        return jax.lax.dynamic_index_in_dim(model(batch), position, 1)[0, 0, : tokenizer.size]
-
-    for sample, expected in zip(encoded[1:3], batched[1:3]):
-        length, slots = len(sample.tokens), len(sample.images)
-        prompt = left_padded([sample], length, slots, RESOLUTION, tokenizer.eod_id)
-        behind = empty_batch(1, NEW, slots, RESOLUTION, tokenizer.eod_id)
-        batch = Batch(*(np.concatenate(fields, axis=1) for fields in zip(prompt, behind)))._replace(
-            images=prompt.images
-        )
-        batch.positions[0] = np.arange(length + NEW)
-        for place, token in enumerate(expected, start=length):
-            assert int(jnp.argmax(logits(batch, place - 1))) == token
-            batch.tokens[0, place], batch.segment_ids[0, place] = token, 1
-
-
-def test_a_row_that_stops_leaves_the_others_alone(architecture, on_device, encoded, tokenizer, batched) -> None:
-    """Up to its stop id a row has the same tokens, behind it a stop id; rows that do not stop are unchanged."""
-    stop = int(batched[0, 2])
-    batch = left_padded(encoded, 40, 2, RESOLUTION, tokenizer.eod_id)
-    stopped = np.asarray(decode_greedy(architecture, on_device, batch, NEW, (479, stop), tokenizer.size))
-    for before, after in zip(batched, stopped):
-        found = np.flatnonzero(before == stop)
-        end = found[0] + 1 if len(found) else NEW
-        assert np.array_equal(before[:end], after[:end])
-        assert np.isin(after[end:], (479, stop)).all()
-
-
-def test_answers_come_in_the_order_of_the_prompts(architecture, on_device, prompts, tokenizer) -> None:
-    """Batches are sorted by pictures and length; each prompt gets its own answer, in batches of any size."""
-    options = {"resolution": RESOLUTION, "queries": QUERIES, "max_new_tokens": NEW}
-    together = generate(architecture, on_device, tokenizer, prompts, **options)
-    apart = generate(architecture, on_device, tokenizer, prompts, batch_size=3, multiple=16, **options)
-    assert together == apart
+@pytest.mark.parametrize("settings", [{}, SAMPLED], ids=["greedy", "sampled"])
+def test_answers_do_not_depend_on_the_batch(model, processor, prompts, settings) -> None:
+    """Each prompt gets its own answer, in its order: in one batch, in small ones (the last filled up), and alone."""
+    seeds = [3, 1, 4, 1]
+    together = generate(model, processor, prompts, seed=seeds, **settings)
+    apart = generate(model, processor, prompts, seed=seeds, batch_size=3, **settings)
+    alone = [generate(model, processor, [p], seed=s, **settings)[0] for p, s in zip(prompts, seeds)]
+    assert together == apart == alone
     assert len(set(together)) == len(prompts)
-    assert generate(architecture, on_device, tokenizer, [], **options) == []
+    assert generate(model, processor, [], **settings) == []
 
 
-def test_rows_of_the_head_without_a_token_are_never_chosen(
-    architecture, on_device, encoded, prompts, tokenizer
-) -> None:
-    """The head has 480 rows, the tokenizer 473 ids: an untrained row with a large logit must not end in an error."""
-    head = on_device["language/head/kernel"]
-    loud = {**on_device, "language/head/kernel": head.at[:, tokenizer.size :].multiply(100)}
-    batch = left_padded(encoded, 40, 2, RESOLUTION, tokenizer.eod_id)
-    assert (decode_greedy(architecture, loud, batch, NEW, NEVER, 480) >= tokenizer.size).any()
-    generate(architecture, loud, tokenizer, prompts, resolution=RESOLUTION, queries=QUERIES, max_new_tokens=NEW)
+@pytest.mark.parametrize("settings", [{}, SAMPLED], ids=["greedy", "sampled"])
+def test_the_stream_is_the_answer(model, processor, prompts, settings) -> None:
+    """Pieces put together are what the batch gives, in more than one piece."""
+    answers = generate(model, processor, prompts, seed=5, **settings)
+    for prompt, answer in zip(prompts, answers):
+        pieces = list(stream(model, processor, prompt, seed=5, **settings))
+        assert "".join(pieces) == answer
+        assert all(pieces)
+    assert len(list(stream(model, processor, prompts[3], seed=5, **settings))) > 1
+
+
+def test_seeds_draw_other_answers(model, processor, prompts) -> None:
+    """One prompt and several seeds give several answers, the same ones again the next time."""
+    drawn = generate(model, processor, [prompts[0]] * 4, seed=[1, 2, 1, 3], **SAMPLED)
+    assert drawn[0] == drawn[2]
+    assert len(set(drawn)) == 3
+
+
+def test_stop_words_end_an_answer_in_a_batch(model, processor, prompts) -> None:
+    """A word that stands in one answer cuts it there and leaves the others, though it is seen between two calls."""
+    free = generate(model, processor, prompts)
+    word = free[3][2:5]
+    stopped = generate(model, processor, prompts, stop=(word,))
+    expected = [text[: text.find(word)].strip() if word in text else text for text in free]
+    assert stopped == expected
+    assert stopped[3] != free[3]
+    assert "".join(stream(model, processor, prompts[3], stop=(word,))) == stopped[3]
+
+
+def test_the_device_is_not_asked_for_more_than_is_needed(model, processor, prompts, monkeypatch) -> None:
+    """n tokens take one reading of the prompt and n - 1 steps: nothing is computed behind the last token."""
+    steps = []
+    original = module.advance
+
+    def counted(*arguments, **settings):
+        state, written = original(*arguments, **settings)
+        steps.append(int(arguments[5]))
+        return state, written
+
+    monkeypatch.setattr(module, "advance", counted)
+    generate(model, processor, prompts[:1], max_new_tokens=7)
+    assert steps == [6]
+    generate(model, processor, prompts[:1], max_new_tokens=1)
+    assert steps == [6]
+
+
+@pytest.mark.parametrize(
+    "settings, sentence",
+    [
+        ({"top_p": 0.0}, r"top_p 0.0 is not in \(0, 1\]"),
+        ({"temperature": -1.0}, "temperature -1.0 is not in"),
+        ({"temperature": float("nan")}, "temperature nan is not in"),
+        ({"max_new_tokens": 0}, "at least one token"),
+        ({"stop": "Human:"}, "no list of strings"),
+        ({"stop": ("",)}, "not empty"),
+        ({"seed": -1, "temperature": 1.0}, "seed -1 is not in"),
+        ({"seed": [1, 2]}, "2 seeds for 1 queries"),
+        ({"batch_size": 0}, "batch_size 0"),
+    ],
+)
+def test_wrong_settings_are_a_sentence(model, processor, settings, sentence) -> None:
+    """Nothing is computed with a setting that means nothing."""
+    with pytest.raises(ValueError, match=sentence):
+        generate(model, processor, ["hello"], **settings)
+
+
+def test_queries_come_as_a_list(model, processor) -> None:
+    """A string would be taken for a list of its letters."""
+    with pytest.raises(ValueError, match=r"write \[query\] for one"):
+        generate(model, processor, "hello")
+
+
+def test_raw_and_chatml_are_asked_differently(model, processor) -> None:
+    """The same query as a chat and as it is, which is what a base model reads."""
+    raw = replace(processor, generation=replace(processor.generation, chat_format="raw"))
+    assert raw(["hello"]).segment_ids.sum() == len("hello")
+    assert processor(["hello"]).segment_ids.sum() > len("hello") + len("You are a helpful assistant.")

@@ -7,15 +7,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwenvl_jax.processing.chatml import ChatTurn, Parts, chat_parts, chat_prompt, trim_history
+from qwenvl_jax.processing.chatml import ChatTurn, Parts, Round, chat_parts, chat_prompt, query_of, trim_history
 from qwenvl_jax.processing.sample import EncodedSample, Image, Sample, Text, encode_sample
 from qwenvl_jax.processing.tokenizer import IM_END, IM_START, Tokenizer
 
 SYSTEM = [151644, 8948, 198, 2610, 525, 264, 10950, 17847, 13, 151645]
 
 
-def encode(parts: Parts, tokenizer: Tokenizer, queries: int = 256) -> EncodedSample:
-    return encode_sample(Sample(parts), tokenizer, queries)
+def encode(parts: Parts | Sample, tokenizer: Tokenizer, queries: int = 256) -> EncodedSample:
+    return encode_sample(parts if isinstance(parts, Sample) else Sample(parts), tokenizer, queries)
+
+
+def asked(text: str) -> Sample:
+    """A query without pictures."""
+    return query_of(text, ())
 
 
 def test_fine_tuning_example_of_the_original(qwen: Tokenizer) -> None:
@@ -41,8 +46,7 @@ def test_fine_tuning_example_of_the_original(qwen: Tokenizer) -> None:
 
 def test_chat_prompt_example_of_the_original(qwen: Tokenizer) -> None:
     """The prompt with one past turn has the ids of `make_context`; nothing in it is supervised."""
-    history = [ChatTurn("user", "q1"), ChatTurn("assistant", "a1")]
-    sample = encode(chat_prompt(history, "<img>0</img>hi"), qwen)
+    sample = encode(chat_prompt([Round(asked("q1"), "a1")], query_of("<img>0</img>hi", (b"x",))), qwen)
     ids = [i for i in sample.tokens.tolist() if i != qwen.image_pad_id]
     assert ids == [
         *(*SYSTEM, 198, 151644, 872, 198, 80, 16, 151645, 198, 151644, 77091, 198, 64, 16, 151645),
@@ -91,13 +95,18 @@ def test_token_borders_lie_at_the_roles_line_end(qwen: Tokenizer) -> None:
 
 
 def test_markers_in_text(qwen: Tokenizer) -> None:
-    """In training they are special (as originally); in a prompt a user cannot end the turn but use boxes."""
-    typed = "a<|im_end|><box>(1,2),(3,4)</box>"
-    trained = encode(chat_parts([ChatTurn("user", typed), ChatTurn("assistant", "b")]), qwen)
-    assert np.count_nonzero(trained.tokens == qwen.im_end_id) == 4
-    prompt = encode(chat_prompt([], typed), qwen).tokens
-    assert np.count_nonzero(prompt == qwen.im_end_id) == 2
-    assert np.count_nonzero(prompt == qwen.special_tokens["<box>"]) == 1
+    """In training they are special (as originally); in a prompt nobody's text can end a turn or show a picture, but
+    boxes work: not the system's, not a question's, not an answer's.
+    """
+    text = "a<|im_end|><|endoftext|><img>0</img><imgpad><box>(1,2),(3,4)</box>"
+    learned = [ChatTurn("user", "a<|im_end|>"), ChatTurn("assistant", "b")]
+    assert np.count_nonzero(encode(chat_parts(learned), qwen).tokens == qwen.im_end_id) == 4
+    typed = Sample((Text(text, typed=True),))
+    prompt = encode(chat_prompt([Round(typed, text)], typed, system=text), qwen).tokens.tolist()
+    assert prompt.count(qwen.im_end_id) == 4
+    assert prompt.count(qwen.im_start_id) == 5
+    assert prompt.count(qwen.special_tokens["<box>"]) == 4
+    assert not {qwen.image_start_id, qwen.image_pad_id, qwen.image_end_id, qwen.eod_id} & set(prompt)
 
 
 @pytest.mark.parametrize(
@@ -118,11 +127,15 @@ def test_bad_conversations_are_refused(turns: Sequence[tuple[str, str]], sentenc
         chat_parts([ChatTurn(*turn) for turn in turns])
 
 
-@pytest.mark.parametrize("roles", [["user"], ["assistant", "user"], ["user", "user"], ["user", "system"]])
-def test_prompt_history_comes_in_pairs(roles: list[str]) -> None:
-    """A prompt is never built on turns that the model was not trained to see."""
-    with pytest.raises(ValueError, match=r"past turns have roles|use 'user' or 'assistant'"):
-        chat_prompt([ChatTurn(role, "x") for role in roles], "q")
+def test_pictures_of_all_rounds_are_numbered_in_order() -> None:
+    """Each round brings its own pictures; a prompt holds them behind each other, whatever their order in the text."""
+    images = (b"a", b"b", b"c")
+    history = [Round(query_of("<img>2</img><img>0</img>", images), "x"), Round(asked("y"), "z")]
+    prompt = chat_prompt(history, query_of("and <img>1</img>", images))
+    assert prompt.images == (b"c", b"a", b"b")
+    assert [part.index for part in prompt.parts if isinstance(part, Image)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="<img>3</img>: the sample has 3 images"):
+        query_of("<img>3</img>", images)
 
 
 @settings(deadline=None, max_examples=50)
@@ -130,31 +143,28 @@ def test_prompt_history_comes_in_pairs(roles: list[str]) -> None:
     lengths=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=5),
     window=st.integers(0, 200),
 )
-def test_trimming_keeps_the_newest_pairs_that_fit(
+def test_trimming_keeps_the_newest_rounds_that_fit(
     byte_level: Tokenizer, lengths: list[tuple[int, int]], window: int
 ) -> None:
-    """Law: the kept turns are the longest tail of whole pairs below the window, the system block counted."""
-    history: list[ChatTurn] = []
-    for ask, answer in lengths:
-        history += [ChatTurn("user", "x" * ask), ChatTurn("assistant", "x" * answer)]
-    empty = encode(chat_prompt([], "", system="?"), byte_level).tokens.size
+    """Law: the kept rounds are the longest tail below the window, the system block counted."""
+    history = [Round(asked("x" * ask), "x" * answer) for ask, answer in lengths]
+    empty = encode(chat_prompt([], asked(""), system="?"), byte_level).tokens.size
     system_block = 2 + len("system\n?")
 
-    def fits(tail: Sequence[ChatTurn]) -> bool:
-        return encode(chat_prompt(tail, "", system="?"), byte_level).tokens.size - empty + system_block < window
+    def fits(tail: Sequence[Round]) -> bool:
+        return encode(chat_prompt(tail, asked(""), system="?"), byte_level).tokens.size - empty + system_block < window
 
     kept = trim_history(history, byte_level, queries=4, system="?", max_window_size=window)
-    tails = (history[start:] for start in range(0, len(history), 2))
+    tails = (history[start:] for start in range(len(history)))
     assert list(kept) == next((tail for tail in tails if fits(tail)), [])
 
 
 def test_trimming_counts_images(byte_level: Tokenizer) -> None:
     """An image takes its vision tokens and two tags from the window."""
-    history = [ChatTurn("user", "<img>0</img>"), ChatTurn("assistant", "a")]
-    plain = [ChatTurn("user", "12"), ChatTurn("assistant", "a")]
-    tokens = encode(chat_prompt(plain, ""), byte_level).tokens.size
+    shown, plain = [Round(query_of("<img>0</img>", (b"x",)), "a")], [Round(asked("12"), "a")]
+    tokens = encode(chat_prompt(plain, asked("")), byte_level).tokens.size
     limits = [
-        next(n for n in range(tokens + 80) if trim_history(turns, byte_level, 50, max_window_size=n))
-        for turns in (plain, history)
+        next(n for n in range(tokens + 80) if trim_history(history, byte_level, 50, max_window_size=n))
+        for history in (plain, shown)
     ]
     assert limits[1] - limits[0] == 50

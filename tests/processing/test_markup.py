@@ -146,25 +146,3 @@ def test_lines_with_quads() -> None:
     corners = ((1, 2), (3, 4), (5, 6), (7, 8))
     text = f" <ref>It is managed</ref> {quad}<ref>by</ref>{quad}{quad}<ref>no</ref> or {quad}<ref>a</ref>"
     assert m.lines_with_quads(text) == [("It is managed", corners), ("by", corners)]
-
-
-def test_from_list_format() -> None:
-    """Pictures are numbered with a space behind the colon; boxes follow their phrase."""
-    text = m.from_list_format(
-        [
-            {"image": "a.jpg"},
-            {"image": "b.jpg"},
-            {"text": "Where is "},
-            {"box": [(1, 2, 3, 4), (5, 6, 7, 8)], "ref": "it"},
-            {"box": [(9, 9, 9, 9)]},
-        ]
-    )
-    assert text == (
-        "Picture 1: <img>a.jpg</img>\nPicture 2: <img>b.jpg</img>\nWhere is "
-        "<ref>it</ref><box>(1,2),(3,4)</box><box>(5,6),(7,8)</box><box>(9,9),(9,9)</box>"
-    )
-    assert [type(e) for e in m.parse(text)].count(m.ImageSpan) == 2
-    with pytest.raises(ValueError, match="has no 'image', 'text' or 'box'"):
-        m.from_list_format([{"video": "a.mp4"}])
-    with pytest.raises(ValueError, match=r"coordinate 1000 is outside \[0, 1000\)"):
-        m.from_list_format([{"box": [(0, 0, 1000, 5)]}])
