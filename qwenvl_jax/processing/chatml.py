@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from qwenvl_jax.processing.sample import Image, Sample, Text, encode_sample, joined
+from qwenvl_jax.processing.sample import Image, Part, Sample, Text, encode_sample, joined
 from qwenvl_jax.processing.tokenizer import IM_END, IM_START, IMAGE_END, IMAGE_START, Tokenizer
 
 USER, ASSISTANT = "user", "assistant"
@@ -20,7 +20,7 @@ MAX_WINDOW_SIZE = 6144
 
 _IMAGE = re.compile(re.escape(IMAGE_START) + r"(.*?)" + re.escape(IMAGE_END), re.DOTALL)
 
-Parts = tuple[Text | Image, ...]
+Parts = tuple[Part, ...]
 
 
 @dataclass(frozen=True)

@@ -52,10 +52,12 @@ class Sample:
 
 
 def joined(first: Sample, second: Sample) -> Sample:
-    """Two samples behind each other; the second's images follow the first's."""
-    by = len(first.images)
-    moved = (replace(part, index=part.index + by) if isinstance(part, Image) else part for part in second.parts)
-    return Sample((*first.parts, *moved), first.images + second.images)
+    """Two samples behind each other; the second's images and videos follow the first's."""
+    by = {Image: len(first.images), Video: len(first.videos)}
+    moved = (
+        part if isinstance(part, Text) else replace(part, index=part.index + by[type(part)]) for part in second.parts
+    )
+    return Sample((*first.parts, *moved), first.images + second.images, first.videos + second.videos)
 
 
 @dataclass(frozen=True)

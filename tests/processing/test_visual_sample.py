@@ -11,7 +11,7 @@ from qwenvl_jax.config import PixelLimits
 from qwenvl_jax.processing.patches import IMAGE_LIMITS, Grid, patchify
 from qwenvl_jax.processing.positions import mrope_positions
 from qwenvl_jax.processing.qwen2_tokens import QWEN2_VL
-from qwenvl_jax.processing.sample import Image, Sample, Text, Video, encode_sample
+from qwenvl_jax.processing.sample import Image, Sample, Text, Video, encode_sample, joined
 from qwenvl_jax.processing.tokenizer import Tokenizer, load_tokenizer
 from qwenvl_jax.processing.video import VIDEO_LIMITS
 from qwenvl_jax.processing.visual_sample import encode_visual_sample, measure, sample_patches
@@ -87,3 +87,14 @@ def test_qwen_vl_reads_no_videos(sample) -> None:
     """The other model's encoding says so instead of leaving the video out."""
     with pytest.raises(ValueError, match="Qwen-VL reads no videos"):
         encode_sample(sample, load_tokenizer("bytes"), 4)
+
+
+def test_joined_samples_keep_their_visuals(sample, tokenizer) -> None:
+    """Behind another sample, every image and video is still its own."""
+    both = joined(sample, sample)
+    grids = measure(both, RELEASED, PAPER)
+    assert grids == 2 * measure(sample, RELEASED, PAPER)
+    alone = sample_patches(sample, grids[:3], PAPER)
+    np.testing.assert_array_equal(sample_patches(both, grids, PAPER), np.concatenate([alone, alone]))
+    first, second = sample.images
+    assert joined(sample, Sample((Image(0),), (second,))).images == (first, second, second)
