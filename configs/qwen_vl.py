@@ -122,5 +122,5 @@ def qwen_vl() -> Run:
         mesh=MeshConfig(data=1, fsdp=-1),
         precision=PrecisionConfig(compute="bfloat16", remat="nothing", loss_chunks=8),
         checkpoint=CheckpointConfig(every=500, keep=3),
-        initial=("checkpoints/openclip-vit-bigg", "checkpoints/qwen-7b"),
+        initial="checkpoints/qwen-vl-start",
     )  # fmt: skip

@@ -9,6 +9,7 @@ from absl import logging
 VERBS = {
     # verb -> (module, function, what it does)
     "train": ("launch.train", "train", "train a recipe's stages"),
+    "convert": ("launch.convert", "main", "Hugging Face folder to checkpoint, or back"),
     "evaluate": ("launch.evaluate", "main", "scores of a checkpoint on held-out data"),
     "chat": ("launch.chat", "chat", "ask a checkpoint about pictures"),
     "data": ("launch.data", "data", "make the embedded data"),
@@ -35,7 +36,8 @@ def main() -> None:
         print(f"qwenvl {arguments[0]}: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        goes_on = "; the same command goes on from the last checkpoint" if arguments[0] == "train" else ""
+        print(f"\nstopped{goes_on}", file=sys.stderr)
         sys.exit(130)
 
 

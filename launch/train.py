@@ -1,6 +1,7 @@
 """`qwenvl train RECIPE`: trains a recipe's stages, and evaluates after each where held-out data lies beside the data."""
 
 import dataclasses
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -8,15 +9,15 @@ from pathlib import Path
 
 import jax
 import tyro
+from jax.sharding import NamedSharding
 
 from configs.recipes import recipe
 from data_pipelines.loader import StageLoader, describe, open_loader
 from launch.evaluate import evaluate_stage, held_out_folder, report
-from qwenvl_jax.config import Component, Run, Stage, from_json, to_json
-from qwenvl_jax.inference.loading import locate
+from qwenvl_jax.config import Component, QwenVLConfig, Run, Stage, from_json, to_json
 from qwenvl_jax.models.parameters import Parameters, build, initialize
-from qwenvl_jax.parallel.mesh import make_mesh
-from qwenvl_jax.training.checkpoints import load_parameters
+from qwenvl_jax.parallel.mesh import make_mesh, parameter_shardings
+from qwenvl_jax.training.checkpoints import load_parameters, locate
 from qwenvl_jax.training.loop import Batches, train_stage
 
 
@@ -33,7 +34,7 @@ class TrainOptions:
     data: Path | None = None
     """JSON or JSONL of conversations in the official fine-tuning format, in place of the stage's mixture."""
     start: Path | None = None
-    """Run or checkpoint whose parameters the first stage starts from."""
+    """Run, checkpoint or converted folder that the first stage starts from, with its model and its tokenizer."""
     scale_steps: float = 1.0
     """Multiplies the steps of every stage."""
 
@@ -42,13 +43,17 @@ def train(arguments: list[str]) -> None:
     """The command; errors of the user are ValueError and FileNotFoundError with one sentence."""
     options, rest = tyro.cli(TrainOptions, args=arguments, prog="qwenvl train", return_unknown_args=True)
     run = override(recipe(options.recipe), rest)
+    if source := options.start or (Path(run.initial) if run.initial and Path(run.initial).exists() else None):
+        run = override(with_model_of(source, recipe(options.recipe)), rest)
     run, stages = choose(run, options)
     workdir = options.workdir or Path("runs") / (run.name + (f"-{options.data.stem}" if options.data else ""))
     prepare(workdir, run)
     mesh = make_mesh(run.mesh)
     architecture = build(run.model, run.precision)
     print(f"{run.name}: {architecture.size:,} parameters on {jax.device_count()} x {jax.devices()[0].device_kind}")
-    parameters = starting_point(run, stages[0], options.start, workdir)
+    parameters = starting_point(
+        run, stages[0], options.start, workdir, parameter_shardings(architecture.axes, architecture.shapes, mesh)
+    )
     for stage in stages:
         batches = partial(opened, run, stage)
         parameters = train_stage(run, stage, architecture, parameters, batches, mesh, workdir)
@@ -62,6 +67,16 @@ def override(run: Run, arguments: list[str]) -> Run:
     for number, stage in enumerate(run.stages):
         arguments = [a.replace(f"--{stage.name}.", f"--stages.{number}.", 1) for a in arguments]
     return tyro.cli(Run, default=run, args=arguments, prog="qwenvl train RECIPE") if arguments else run
+
+
+def with_model_of(source: Path, run: Run) -> Run:
+    """The recipe with the model and the tokenizer of the checkpoint that it starts from."""
+    there = from_json((locate(source)[0] / "config.json").read_text())
+    if there.model != run.model:
+        print(f"the model is that of {source}, not the recipe's: {', '.join(other_fields(there.model, run.model))}")
+    return dataclasses.replace(
+        run, model=there.model, data=dataclasses.replace(run.data, tokenizer=there.data.tokenizer)
+    )
 
 
 def choose(run: Run, options: TrainOptions) -> tuple[Run, tuple[Stage, ...]]:
@@ -103,11 +118,16 @@ def prepare(workdir: Path, run: Run) -> None:
     file.write_text(to_json(run))
 
 
-def starting_point(run: Run, first: Stage, start: Path | None, workdir: Path) -> Parameters:
+def starting_point(
+    run: Run, first: Stage, start: Path | None, workdir: Path, shardings: Mapping[str, NamedSharding]
+) -> Parameters:
     """The parameters that the first stage starts from: `start`, else the stage before it, else the recipe's own.
 
+    Loaded ones lie as `shardings` say, each device reading its part.
+
     Raises:
-      FileNotFoundError: checkpoints that the recipe starts from are missing.
+      FileNotFoundError: the checkpoint that the recipe starts from is missing.
+      ValueError: the checkpoint is of another model.
     """
     names = [stage.name for stage in run.stages]
     earlier = names[: names.index(first.name)]
@@ -115,16 +135,33 @@ def starting_point(run: Run, first: Stage, start: Path | None, workdir: Path) ->
         source, stage, step = locate(start)
     elif earlier and (found := before(workdir, earlier) or before(Path("runs") / run.name, earlier)):
         source, stage, step = found
-    elif missing := [path for path in run.initial if not Path(path).exists()]:
-        raise FileNotFoundError(
-            f"recipe {run.name} starts from released weights, and these are missing: {', '.join(missing)}"
-        )
+    elif run.initial:
+        if not Path(run.initial).exists():
+            raise FileNotFoundError(
+                f"recipe {run.name} starts from {run.initial}, which is not there; make it from OpenCLIP's ViT-bigG and "
+                f"Qwen-7B: qwenvl convert OPENCLIP QWEN7B {run.initial}; or give --start CHECKPOINT"
+            )
+        source, stage, step = locate(Path(run.initial))
     else:
         if earlier:
             print(f"no checkpoint of {', '.join(earlier)} found: {first.name} starts from random weights")
         return initialize(run.model, run.precision, run.seed)
+    there = from_json((source / "config.json").read_text()).model
+    if there != run.model:
+        raise ValueError(f"{source} holds another model than this run: {', '.join(other_fields(there, run.model))}")
     print(f"starting from {source}, stage {stage}, step {step}")
-    return load_parameters(source, stage, step)
+    return load_parameters(source, stage, step, shardings)
+
+
+def other_fields(there: QwenVLConfig, here: QwenVLConfig) -> list[str]:
+    """The fields in which two models differ."""
+    first, second = dataclasses.asdict(there), dataclasses.asdict(here)
+    return [
+        f"{part}.{name} {value} there, {second[part][name]} here"
+        for part, fields in first.items()
+        for name, value in fields.items()
+        if value != second[part][name]
+    ]
 
 
 def before(workdir: Path, stages: list[str]) -> tuple[Path, str, int] | None:

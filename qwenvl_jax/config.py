@@ -278,8 +278,8 @@ class Run:
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     seed: int = 0
-    initial: tuple[str, ...] = ()
-    """Checkpoints that the first stage starts from; () starts from random weights, where the recipe allows it."""
+    initial: str = ""
+    """Run, checkpoint or converted folder that the first stage starts from; empty starts from random weights."""
     log_every: int = 10
     """Steps between two lines of metrics."""
 

@@ -21,7 +21,7 @@ from qwenvl_jax.conversion.pieces import (
     to_ours,
 )
 from qwenvl_jax.conversion.safetensors import read_header
-from qwenvl_jax.conversion.stored_tensor import FLOATS, StoredTensor, finite
+from qwenvl_jax.conversion.stored_tensor import FLOATS, StoredTensor, Tensor, finite
 from qwenvl_jax.conversion.torch_zip import read_state_dict
 from qwenvl_jax.models.parameters import layout_of
 from qwenvl_jax.models.weights import original_names
@@ -42,6 +42,11 @@ def is_hugging_face(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(fields, dict) and "stages" not in fields and bool({"hidden_size", "model_type"} & fields.keys())
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether weights lie in a folder by the names that Hugging Face gives them."""
+    return any((folder / name).is_file() for name in (*INDEXES, *SINGLE_FILES))
 
 
 def read_fields(folder: Path) -> dict[str, Any]:
@@ -114,7 +119,7 @@ def read_parameters(folder: Path, config: QwenVLConfig, dtype: str | None = None
     return parameters
 
 
-def stored_types(tensors: Mapping[str, StoredTensor], config: QwenVLConfig) -> dict[str, np.dtype]:
+def stored_types(tensors: Mapping[str, Tensor], config: QwenVLConfig) -> dict[str, np.dtype]:
     """Path -> the type that holds all of its tensors exactly: theirs if it is one, float32 for a mixture or float16."""
     found: dict[str, set[np.dtype]] = {}
     for name, entry, _ in original_names(layout_of(config)):
@@ -124,7 +129,7 @@ def stored_types(tensors: Mapping[str, StoredTensor], config: QwenVLConfig) -> d
     return {path: wide if len(types) > 1 or half in types else next(iter(types)) for path, types in found.items()}
 
 
-def check(folder: Path, tensors: Mapping[str, StoredTensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+def check(place: object, tensors: Mapping[str, StoredTensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Compares names, shapes and types with the model's. If they differ, all numbers are looked at too, so that the one
     error names everything.
 
@@ -144,7 +149,7 @@ def check(folder: Path, tensors: Mapping[str, StoredTensor], shapes: Mapping[str
 
         run_all(look, [t for name, t in tensors.items() if name in shapes and t.dtype in FLOATS.values()])
         lines += [f"{name} is not finite" for name in shapes if name in broken]
-    refuse(folder, lines)
+    refuse(place, lines)
 
 
 def find_tensors(folder: Path) -> tuple[dict[str, StoredTensor], list[str]]:
@@ -190,7 +195,7 @@ def _indexed(index: Path) -> list[Path]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{index} is no index of tensors ({error!r}); fetch it again") from error
     # A plain file name cannot leave the folder.
-    outside = [name for name in names if not isinstance(name, str) or Path(name).name != name or "\\" in name]
+    outside = [n for n in names if not isinstance(n, str) or Path(n).name != n or n == ".." or "\\" in n]
     if outside:
         raise ValueError(f"{index} names files outside its folder: {', '.join(sorted(map(repr, outside)))}")
     files = [index.parent / name for name in sorted(names)]

@@ -110,7 +110,10 @@ def from_original(fields: dict[str, Any], place: object) -> QwenVLConfig:
     """
     visual = fields.get("visual")
     if not isinstance(visual, dict):
-        raise ValueError(f"{place} is no configuration of Qwen-VL: it has no `visual`")
+        raise ValueError(
+            f"{place} is no configuration of Qwen-VL: it has no `visual`. A Qwen-7B comes behind OpenCLIP's weights: "
+            "qwenvl convert OPENCLIP QWEN7B DST"
+        )
     language = language_from_original(fields, place)
     problems = _sizes(visual, VISION_SIZES, "visual.")
     ratio, queries = visual.get("mlp_ratio"), visual.get("n_queries", QUERY_GRID**2)

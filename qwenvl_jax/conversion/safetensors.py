@@ -7,13 +7,13 @@ Source of the format: https://huggingface.co/docs/safetensors (8 bytes of header
 
 import json
 import math
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from qwenvl_jax.conversion.stored_tensor import BFLOAT16, StoredTensor, read_into, write_at
+from qwenvl_jax.conversion import direct
+from qwenvl_jax.conversion.stored_tensor import BFLOAT16, StoredTensor
 
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -39,14 +39,11 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
       ValueError: the file is truncated, damaged, or holds a type that is not known here.
     """
     size = file.stat().st_size
-    with file.open("rb", buffering=0) as opened:
-        length = np.zeros(1, "<u8")
-        read_into(opened.fileno(), length, 0, file)
-        start = 8 + int(length[0])
-        if length[0] > HEADER_LIMIT or start > size:
-            raise ValueError(f"{file} is no safetensors file, or truncated: its header would have {length[0]} bytes")
-        text = np.zeros(int(length[0]), np.uint8)
-        read_into(opened.fileno(), text, 8, file)
+    length = int.from_bytes(direct.read(file, 0, 8).tobytes(), "little")
+    start = 8 + length
+    if length > HEADER_LIMIT or start > size:
+        raise ValueError(f"{file} is no safetensors file, or truncated: its header would have {length} bytes")
+    text = direct.read(file, 8, length)
     try:
         header = json.loads(text.tobytes(), object_pairs_hook=_once)
         header.pop("__metadata__", None)
@@ -82,40 +79,35 @@ def _tensor(name: str, file: Path, start: int, entry: dict) -> StoredTensor:
 
 
 class SafetensorsWriter:
-    """A file whose tensors are written by position. Use as a context: leaving it whole waits for the disk."""
+    """A file whose tensors are written by position. Use as a context: leaving it well waits for the disk."""
 
     def __init__(self, file: Path, tensors: Iterable[tuple[str, np.dtype, tuple[int, ...]]]):
         """Makes the file at its full size.
 
         Args:
-          tensors: name, type and shape, in the order of the file.
+          tensors: name, type and shape. Those of whole disk blocks come first, behind a header of whole blocks, so that
+            they can be written directly.
         """
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}
         self._places: dict[str, tuple[int, np.dtype, tuple[int, ...]]] = {}
         end = 0
-        for name, dtype, shape in tensors:
+        for name, dtype, shape in sorted(tensors, key=lambda t: math.prod(t[2]) * t[1].itemsize % direct.BLOCK != 0):
             begin, end = end, end + math.prod(shape) * dtype.itemsize
             header[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
             self._places[name] = (begin, dtype, shape)
         text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
+        text += b" " * (-(8 + len(text)) % direct.BLOCK)
         self._start = 8 + len(text)
-        self._descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        os.ftruncate(self._descriptor, self._start + end)
-        write_at(self._descriptor, np.frombuffer(len(text).to_bytes(8, "little") + text, np.uint8), 0)
+        self._file = direct.Writer(file, self._start + end)
+        self._file.write(0, np.frombuffer(len(text).to_bytes(8, "little") + text, np.uint8))
 
     def write(self, name: str, start: int, rows: np.ndarray) -> None:
         """Puts rows (of the first axis, from `start`) of a tensor to their place."""
         begin, dtype, shape = self._places[name]
-        offset = begin + start * math.prod(shape[1:]) * dtype.itemsize
-        write_at(self._descriptor, rows, self._start + offset)
+        self._file.write(self._start + begin + start * math.prod(shape[1:]) * dtype.itemsize, rows)
 
     def __enter__(self) -> "SafetensorsWriter":
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        try:
-            if kind is None:
-                os.fsync(self._descriptor)
-        finally:
-            os.close(self._descriptor)
+        self._file.close(whole=kind is None)

@@ -4,12 +4,14 @@ Files are read by position, never mapped: pages of a mapped file count as reside
 """
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import ml_dtypes
 import numpy as np
+
+from qwenvl_jax.conversion import direct
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FLOATS = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16, "float16": np.dtype(np.float16)}
@@ -18,6 +20,18 @@ FLOATS = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16, "float16": np.d
 _EXPONENT = {4: np.uint32(0x7F800000)}  # all ones: infinite, or not a number
 _HALF_EXPONENT = {BFLOAT16: np.uint16(0x7F80), np.dtype(np.float16): np.uint16(0x7C00)}
 _BLOCK = 1 << 18  # elements that stay in the cache while they are looked at
+
+
+class Tensor(Protocol):
+    """What conversion reads: rows of a tensor that lies in a file, or in memory."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -55,38 +69,18 @@ class StoredTensor:
             return np.ascontiguousarray(whole[start:stop])
         if not self.shape:
             return self._read(self.offset, 1).reshape(())
-        stop = self.shape[0] if stop is None else stop
+        stop = self.shape[0] if stop is None else min(stop, self.shape[0])
         row = math.prod(self.shape[1:])
         flat = self._read(self.offset + start * row * self.dtype.itemsize, (stop - start) * row)
         return flat.reshape(stop - start, *self.shape[1:])
 
     def _read(self, offset: int, elements: int) -> np.ndarray:
-        flat = np.empty(elements, self.dtype)
-        with self.file.open("rb", buffering=0) as file:
-            read_into(file.fileno(), flat, offset, self.file)
-        return flat
+        return direct.read(self.file, offset, elements * self.dtype.itemsize).view(self.dtype)
 
 
-def read_into(descriptor: int, array: np.ndarray, offset: int, file: Path) -> None:
-    """Fills a contiguous array with the bytes at a position.
-
-    Raises:
-      ValueError: the file is too short.
-    """
-    left = array.reshape(-1).view(np.uint8).data
-    while left:
-        count = os.preadv(descriptor, [left], offset)
-        if not count:
-            raise ValueError(f"{file} is truncated: it ends at byte {offset}; fetch it again")
-        left, offset = left[count:], offset + count
-
-
-def write_at(descriptor: int, array: np.ndarray, offset: int) -> None:
-    """Writes a contiguous array's bytes at a position."""
-    left = array.reshape(-1).view(np.uint8).data
-    while left:
-        count = os.pwrite(descriptor, left, offset)
-        left, offset = left[count:], offset + count
+def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An uninitialised array that can be written directly."""
+    return direct.aligned(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
 
 
 def finite(array: np.ndarray) -> bool:

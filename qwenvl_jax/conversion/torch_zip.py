@@ -138,6 +138,11 @@ def _locate(name: str, view: _View, file: Path, folder: str, entries: dict[str, 
     return StoredTensor(name, file, start + view.offset * storage.dtype.itemsize, storage.dtype, view.shape, strides)
 
 
+def _dictionary(pairs: Any = ()) -> dict[Any, Any]:
+    """`collections.OrderedDict`, empty or of a list of pairs."""
+    return dict(pairs)
+
+
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _View:
     """`torch._utils._rebuild_tensor_v2`; gradients and hooks are left out."""
     if not isinstance(storage, _Storage) or not isinstance(shape, tuple) or not isinstance(strides, tuple):
@@ -151,7 +156,7 @@ def _parameter(data: Any, *_: Any) -> Any:
 
 
 CALLS: dict[_Global, Callable[..., Any]] = {
-    _Global("collections", "OrderedDict"): lambda *pairs: dict(*pairs) if pairs and isinstance(pairs[0], list) else {},
+    _Global("collections", "OrderedDict"): _dictionary,
     _Global("torch._utils", "_rebuild_tensor_v2"): _tensor,
     _Global("torch._utils", "_rebuild_parameter"): _parameter,
 }

@@ -1,6 +1,5 @@
 """From a folder, a run's or Hugging Face's, to a model that answers."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -12,30 +11,9 @@ from qwenvl_jax.inference.model import Model, inference_model
 from qwenvl_jax.inference.processor import Processor
 from qwenvl_jax.models.parameters import build
 from qwenvl_jax.processing.tokenizer import Tokenizer, load_tokenizer
-from qwenvl_jax.training.checkpoints import load_parameters, newest
+from qwenvl_jax.training.checkpoints import load_parameters, locate
 
 TYPES = ("float32", "bfloat16")
-
-
-def locate(path: Path, stages: Sequence[str] | None = None) -> tuple[Path, str, int]:
-    """A run's folder, or a checkpoint in it, as (workdir, stage, step); the newest where the path leaves it open.
-
-    Args:
-      path: WORKDIR, WORKDIR/checkpoints/STAGE or WORKDIR/checkpoints/STAGE/STEP.
-      stages: the stages that may be chosen, in order; all of the run's by default.
-
-    Raises:
-      FileNotFoundError: there is no run or no checkpoint.
-    """
-    path = path.resolve()
-    workdir = next((folder for folder in (path, *path.parents) if (folder / "config.json").is_file()), None)
-    if workdir is None:
-        raise FileNotFoundError(f"{path} is no run's folder nor a checkpoint in one: no config.json there or above")
-    chosen = path.relative_to(workdir).parts[1:]
-    run = from_json((workdir / "config.json").read_text())
-    allowed = tuple(chosen[:1] or stages or (stage.name for stage in run.stages))
-    stage, step = newest(workdir, allowed)
-    return workdir, stage, int(chosen[1]) if len(chosen) > 1 else step
 
 
 def load(path: str | Path, dtype: str | None = None) -> tuple[Model, Processor]:

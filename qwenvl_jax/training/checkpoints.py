@@ -5,6 +5,7 @@ the loader is a pure function of the step, and the fingerprint of the last batch
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from qwenvl_jax.config import from_json
 from qwenvl_jax.models.parameters import Parameters
 from qwenvl_jax.training.step import TrainState
+
+CHUNK_BYTES = 64 << 20
 
 
 class Checkpoints:
@@ -31,7 +35,7 @@ class Checkpoints:
 
     def save(self, step: int, state: TrainState, position: dict[str, Any]) -> None:
         """Starts saving; the arrays are copied first, training goes on while they are written."""
-        arrays = {name: ocp.args.StandardSave(tree) for name, tree in _parts(state).items()}
+        arrays = {name: ocp.args.StandardSave(tree, _chunks(tree)) for name, tree in _parts(state).items()}
         self._manager.save(step, args=ocp.args.Composite(**arrays, position=ocp.args.JsonSave(position)), force=True)
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
@@ -56,6 +60,18 @@ def _parts(state: TrainState) -> dict[str, Any]:
     return {name: tree for name, tree in parts.items() if tree}
 
 
+def _chunks(tree: Any) -> Any:
+    """How arrays are cut on disk: by default Orbax writes a device's shard as one chunk, which only a whole read opens
+    (5.8 GB of stacked layers in float32). Large arrays are cut along their first axis, the layers, then to CHUNK_BYTES."""
+
+    def chunk(leaf: Any) -> ocp.SaveArgs:
+        if leaf.ndim < 2 or leaf.nbytes <= CHUNK_BYTES:
+            return ocp.SaveArgs()
+        return ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES, shard_axes=(0,) if leaf.ndim > 2 else ())
+
+    return jax.tree.map(chunk, tree)
+
+
 def newest(workdir: Path, stages: tuple[str, ...]) -> tuple[str, int]:
     """The last stage of a run that has a whole checkpoint, and its newest step.
 
@@ -72,8 +88,35 @@ def newest(workdir: Path, stages: tuple[str, ...]) -> tuple[str, int]:
     raise FileNotFoundError(f"{workdir} holds no checkpoint of {', '.join(stages)}; train first: qwenvl train RECIPE")
 
 
-def load_parameters(workdir: Path, stage: str, step: int) -> Parameters:
-    """All parameters of a checkpoint, on the default device, trained and frozen together."""
+def locate(path: Path, stages: Sequence[str] | None = None) -> tuple[Path, str, int]:
+    """A run's folder, or a checkpoint in it, as (workdir, stage, step); the newest where the path leaves it open.
+
+    Args:
+      path: WORKDIR, WORKDIR/checkpoints/STAGE or WORKDIR/checkpoints/STAGE/STEP.
+      stages: the stages that may be chosen, in order; all of the run's by default.
+
+    Raises:
+      FileNotFoundError: there is no run or no checkpoint.
+    """
+    path = path.resolve()
+    workdir = next((folder for folder in (path, *path.parents) if (folder / "config.json").is_file()), None)
+    if workdir is None:
+        raise FileNotFoundError(f"{path} is no run's folder nor a checkpoint in one: no config.json there or above")
+    chosen = path.relative_to(workdir).parts[1:]
+    run = from_json((workdir / "config.json").read_text())
+    allowed = tuple(chosen[:1] or stages or (stage.name for stage in run.stages))
+    stage, step = newest(workdir, allowed)
+    return workdir, stage, int(chosen[1]) if len(chosen) > 1 else step
+
+
+def load_parameters(
+    workdir: Path, stage: str, step: int, shardings: Mapping[str, jax.sharding.Sharding] | None = None
+) -> Parameters:
+    """All parameters of a checkpoint, trained and frozen together, in the types they are stored in.
+
+    Args:
+      shardings: path -> where the array goes, every device reading its own part; the default device has all without them.
+    """
     folder = (workdir / "checkpoints" / stage / str(step)).resolve()
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     parameters: Parameters = {}
@@ -81,7 +124,7 @@ def load_parameters(workdir: Path, stage: str, step: int) -> Parameters:
         for part in filter(Path.is_dir, (folder / "trained", folder / "frozen")):
             shapes = checkpointer.metadata(part).item_metadata
             like = {
-                path: jax.ShapeDtypeStruct(meta.shape, meta.dtype, sharding=device)
+                path: jax.ShapeDtypeStruct(meta.shape, meta.dtype, sharding=shardings[path] if shardings else device)
                 for path, meta in dict(shapes.items()).items()
             }
             parameters |= checkpointer.restore(part, like)

@@ -100,7 +100,7 @@ def test_chat_answers_about_a_picture(at_home, capsys):
         ("train", ["nothing"], "there is no recipe 'nothing'"),
         ("train", ["tiny", "--stage", "dessert"], "has no stage 'dessert'"),
         ("train", ["tiny", "--stage", "sft", "--data", "gone.json"], "gone.json: there is no such file"),
-        ("train", ["qwen-vl"], "checkpoints/openclip-vit-bigg"),
+        ("train", ["qwen-vl"], "qwenvl convert OPENCLIP QWEN7B checkpoints/qwen-vl-start"),
         ("train", ["tiny", "--workdir", "runs/w", "--mesh.tensor", "7"], "does not cover"),
         ("train", ["tiny", "--workdir", "runs/x", "--data.root", "nowhere"], "there is no source nowhere/texts"),
         ("chat", ["nowhere", "hello"], "no config.json"),

@@ -1,0 +1,78 @@
+"""The small files that travel with weights: vocabulary, generation_config.json, the original's code, its config.json.
+
+Our own config.json describes a run, so the original's lies beside it under another name.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from qwenvl_jax.config import Run, Stage
+from qwenvl_jax.processing.tokenizer import BYTES, VOCABULARY_FILE, WORLD, WORLD_FILE, Tokenizer, load_tokenizer
+
+ORIGINAL_CONFIG = "original_config.json"
+GENERATION_CONFIG = "generation_config.json"
+PATTERNS = ("*.tiktoken", "*.py", "*.json", "*.txt", "*.md", "*.ttf", "LICENSE*", "NOTICE*")
+OWN = ("config.json", ORIGINAL_CONFIG, "report.json")
+"""Names that mean something else on the other side."""
+
+IMAGE_START_ID = 151857
+"""`<img>` of Qwen's vocabulary."""
+
+
+def carry(source: Path, target: Path) -> list[str]:
+    """Copies the small files of a folder; returns their names. Weights and their indexes stay."""
+    found = {file for pattern in PATTERNS for file in source.glob(pattern) if file.is_file()}
+    names = sorted(f.name for f in found if f.name not in OWN and not f.name.endswith(".index.json"))
+    for name in names:
+        shutil.copyfile(source / name, target / name)
+    return names
+
+
+def origin(workdir: Path, run: Run) -> Path | None:
+    """The folder with the files that a run's weights came with: its own, or that of the checkpoint it started from
+    (where its vocabulary lies)."""
+    candidates = [workdir]
+    if run.data.tokenizer not in (BYTES, WORLD):
+        candidates.append(Path(run.data.tokenizer).parent)
+    return next((folder for folder in candidates if (folder / ORIGINAL_CONFIG).is_file()), None)
+
+
+def vocabulary(run: Run) -> Path | None:
+    """The file of the run's vocabulary; None where it has none (bytes), or the file is gone."""
+    if run.data.tokenizer in (BYTES, WORLD):
+        return WORLD_FILE if run.data.tokenizer == WORLD else None
+    file = Path(run.data.tokenizer)
+    file = file / VOCABULARY_FILE if file.is_dir() else file
+    return file if file.is_file() else None
+
+
+def tokenizer(run: Run) -> Tokenizer | None:
+    """The run's tokenizer; None where its file is gone."""
+    if run.data.tokenizer == BYTES:
+        return load_tokenizer(BYTES)
+    file = vocabulary(run)
+    return load_tokenizer(file) if file else None
+
+
+def generation_fields(stage: Stage, tokens: Tokenizer | None) -> dict[str, Any]:
+    """generation_config.json of a model that came without one: as the original publishes it, for a stage that has
+    learned to chat or for one that has not."""
+    chats = any(component.task == "chat" for component in stage.mixture)
+    end = tokens.eod_id if tokens else 151643
+    return {
+        "chat_format": "chatml" if chats else "raw",
+        "do_sample": True,
+        "eos_token_id": end,
+        "max_new_tokens": 512,
+        "max_window_size": 6144,
+        "pad_token_id": end,
+        "top_k": 0,
+        "top_p": 0.3 if chats else 0.5,
+    }
+
+
+def write_json(file: Path, fields: dict[str, Any]) -> None:
+    """Indented, as Hugging Face writes it."""
+    file.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
