@@ -20,7 +20,7 @@ from launch.train import starting_point, with_model_of
 from qwenvl_jax.config import PrecisionConfig, from_json
 from qwenvl_jax.conversion.original_config import from_original, to_original
 from qwenvl_jax.conversion.pieces import original_shapes
-from qwenvl_jax.models.parameters import build
+from qwenvl_jax.models.parameters import build, layout_of
 from qwenvl_jax.models.weights import from_original as from_tensors
 from qwenvl_jax.parallel.mesh import make_mesh, parameter_shardings
 from qwenvl_jax.processing.tokenizer import WORLD_FILE, load_tokenizer
