@@ -16,6 +16,7 @@ from absl import flags
 from data_pipelines.components import Samples, open_components, task_groups
 from data_pipelines.mixture import Mixture, seed_for
 from data_pipelines.packing import Efficiency, PackingPlan
+from data_pipelines.patch_rows import PatchRowMaker, open_pictures
 from data_pipelines.rows import RowMaker
 from qwenvl_jax.batch import Batch
 from qwenvl_jax.config import Run, Stage
@@ -53,7 +54,7 @@ class StepBatches:
     """Random access to the batches of a stage: number t is what step t trains on."""
 
     def __init__(
-        self, maker: RowMaker, plan: PackingPlan, stage: Stage, process_index: int, process_count: int
+        self, maker: RowMaker | PatchRowMaker, plan: PackingPlan, stage: Stage, process_index: int, process_count: int
     ) -> None:
         self._maker, self._plan, self._steps, self._rows = maker, plan, stage.steps, stage.rows
         self._block = stage.rows // process_count
@@ -148,7 +149,15 @@ def open_loader(
         raise ValueError(f"stage {stage.name}: {stage.rows} rows cannot be shared by {process_count} processes")
     tokenizer = load_tokenizer(run.data.tokenizer)
     queries = run.model.adapter.queries
-    components = open_components(stage, run.data, tokenizer, queries)
+    grid = stage.resolution // run.model.vision.patch
+    maker: RowMaker | PatchRowMaker
+    rows = (stage.sequence_length, stage.images_per_row, stage.resolution)
+    if stage.patch_classes:
+        components = open_pictures(stage, run.data, grid)
+        maker = PatchRowMaker(components, tokenizer.eod_id, *rows, grid)
+    else:
+        components = open_components(stage, run.data, tokenizer, queries)
+        maker = RowMaker(components, tokenizer, queries, *rows)
     mixture = Mixture(
         sizes=[len(samples.records) for samples in components],
         weights=[samples.component.weight for samples in components],
@@ -169,7 +178,6 @@ def open_loader(
     )
     # Planned here once: worker processes get the plan with the windows before the first row already counted.
     plan.row(start_step * stage.rows)
-    maker = RowMaker(components, tokenizer, queries, stage.sequence_length, stage.images_per_row, stage.resolution)
     batches = StepBatches(maker, plan, stage, process_index, process_count)
     fingerprint = _fingerprint(run, stage, components, tokenizer)
     return StageLoader(batches, components, plan, fingerprint, start_step, run.data.workers)

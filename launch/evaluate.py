@@ -16,11 +16,12 @@ from qwenvl_jax.evaluation.benchmarks import evaluate, stage_evaluation
 from qwenvl_jax.evaluation.contact_sheet import write_contact_sheet
 from qwenvl_jax.evaluation.report import write_report
 from qwenvl_jax.inference.generate import generate
-from qwenvl_jax.inference.loading import load, locate, run_processor
+from qwenvl_jax.inference.loading import load, run_processor
 from qwenvl_jax.inference.model import Model, inference_model
 from qwenvl_jax.inference.processor import Processor
 from qwenvl_jax.models.parameters import Architecture, Parameters
 from qwenvl_jax.processing.sample import Sample
+from qwenvl_jax.training.checkpoints import locate
 from qwenvl_jax.training.metrics import read_metrics
 
 HELD_OUT = ("scenes", "documents", "chats")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From nothing to a trained small Qwen-VL and its report: set-up, embedded data, three stages, evaluation. Interrupt it at any
+# From nothing to a trained small Qwen-VL and its report: set-up, embedded data, all stages, evaluation. Interrupt it at any
 # time and run it again: it goes on where it was. `--long` trains nine times as long (up to three hours on two cores).
 source "$(dirname "$0")/environment.sh"
 

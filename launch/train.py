@@ -57,7 +57,7 @@ def train(arguments: list[str]) -> None:
     for stage in stages:
         batches = partial(opened, run, stage)
         parameters = train_stage(run, stage, architecture, parameters, batches, mesh, workdir)
-        if stage.images_per_row and held_out_folder(run):
+        if stage.images_per_row and not stage.patch_classes and held_out_folder(run):
             evaluate_stage(run, stage, architecture, parameters, workdir)
     print(f"report: {report(run, workdir)}")
 

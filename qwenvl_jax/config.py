@@ -174,6 +174,9 @@ class ParameterRule:
     embedding_decay: int = 0
     """For what lies before the layers: layer_decay ** embedding_decay (BEiT: number of layers + 1)."""
     frozen: bool = False
+    matrix: str = ""
+    """Updated by Muon instead of Adam: the einops pattern that joins the dimensions to matrices of inputs and outputs,
+    e.g. `l d n h -> l d (n h)`. Muon's updates are about 1 / sqrt(size) of Adam's, so the learning rate is higher."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +208,8 @@ class Stage:
     """Slices of a global batch whose gradients are summed before the update."""
     pack_within_task: bool = True
     """A row holds samples of one task only, as in the paper (section 3.2); False packs across tasks."""
+    patch_classes: tuple[int, ...] = ()
+    """Not text but labels of the patches are learned, by the ViT alone: the number of classes of each kind of label."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from qwenvl_jax.processing.markup import format_ref
 
 KINDS = {"pictures": 0.68, "picture": 0.16, "sign": 0.08, "text": 0.08}
 """Share of conversations by what they are about. Held-out ones are all about several pictures."""
-THREE_PICTURES = 0.12
 TURNS = (2, 4)
 LONG_ANSWERS = (0.5, 0.4, 0.1)
 """Share of conversations about several pictures that end in 0, 1, 2 questions for a box or a caption."""
@@ -41,14 +40,11 @@ def _shapes(scene: Scene) -> list[str]:
 
 
 def compare_counts(scenes: tuple[Scene, ...], rng: np.random.Generator) -> Pair | None:
-    """Which picture has most objects, or whether two have equally many."""
+    """Which picture has more objects, or whether both have equally many."""
     counts = [len(scene.objects) for scene in scenes]
-    if len(scenes) == 2 and (counts[0] == counts[1] or rng.random() < 0.35):
+    if counts[0] == counts[1] or rng.random() < 0.35:
         return "Do both pictures have the same number of objects?", "yes" if counts[0] == counts[1] else "no"
-    if counts.count(max(counts)) > 1:
-        return None
-    more = "more" if len(scenes) == 2 else "the most"
-    return f"Which picture has {more} objects?", f"Picture {counts.index(max(counts)) + 1}"
+    return "Which picture has more objects?", f"Picture {counts.index(max(counts)) + 1}"
 
 
 def picture_with(scenes: tuple[Scene, ...], rng: np.random.Generator) -> Pair | None:
@@ -91,38 +87,6 @@ def count_in(scenes: tuple[Scene, ...], rng: np.random.Generator) -> Pair | None
     return f"How many {PLURALS[shape]} are in Picture {i + 1}?", str(shapes.count(shape))
 
 
-def in_all(scenes: tuple[Scene, ...], rng: np.random.Generator) -> Pair | None:
-    """Whether every picture has some shape or colour; as often yes as no, where both are possible."""
-    attribute = "shape" if rng.random() < 0.5 else "colour"
-    values = [{getattr(item.look, attribute) for item in scene.objects} for scene in scenes]
-    # Sorted: the order of a set of strings changes from process to process.
-    shared = sorted(set.intersection(*values))
-    partial = sorted(set.union(*values) - set(shared))
-    # More than half: pictures that share nothing cannot answer yes.
-    wanted = shared if rng.random() < 0.62 else partial
-    if not wanted:
-        return None
-    value = pick(rng, wanted)
-    thing = value if value in SHAPES else f"{value} object"
-    every = "both pictures" if len(scenes) == 2 else "all pictures"
-    return f"Is there a {thing} in {every}?", "yes" if value in shared else "no"
-
-
-def larger(scenes: tuple[Scene, ...], rng: np.random.Generator) -> Pair | None:
-    """Which of two pictures shows the larger object of a shape that each has once, in different sizes."""
-    if len(scenes) != 2:
-        return None
-    found = []
-    for item in unique(scenes[0], lambda item: item.look.shape):
-        for other in unique(scenes[1], lambda item: item.look.shape):
-            if other.look.shape == item.look.shape and other.look.size != item.look.size:
-                found.append((item.look.shape, 1 if item.look.size == "large" else 2))
-    if not found:
-        return None
-    shape, number = pick(rng, found)
-    return f"Which picture shows the larger {shape}?", f"Picture {number}"
-
-
 Asker = Callable[[tuple[Scene, ...], np.random.Generator], Pair | None]
 SHORT_QUESTIONS: tuple[Asker, ...] = (
     compare_counts,
@@ -130,8 +94,6 @@ SHORT_QUESTIONS: tuple[Asker, ...] = (
     colour_in,
     shape_in,
     count_in,
-    in_all,
-    larger,
 )
 """Questions on several pictures with a short answer; each gives None where the pictures do not allow it."""
 
@@ -163,10 +125,9 @@ def _counterpart(rng: np.random.Generator, scene: Scene, held_out: bool) -> tupl
 
 
 def sample_pictures(rng: np.random.Generator, held_out: bool) -> tuple[Scene, ...]:
-    """Two or three scenes that invite comparison."""
+    """Two scenes that invite comparison."""
     scenes = [sample_scene(rng, held_out)]
-    for _ in range(2 if rng.random() < THREE_PICTURES else 1):
-        scenes.append(sample_scene(rng, held_out, _counterpart(rng, scenes[0], held_out)))
+    scenes.append(sample_scene(rng, held_out, _counterpart(rng, scenes[0], held_out)))
     return tuple(scenes[i] for i in rng.permutation(len(scenes)))
 
 

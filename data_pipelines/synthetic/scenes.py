@@ -15,28 +15,26 @@ import numpy as np
 
 from data_pipelines.synthetic.backgrounds import Colour
 
-SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
+SHAPES = ("circle", "square", "triangle", "cross", "ring")
 COLOURS: dict[str, Colour] = {
     "red": (212, 38, 38),
     "green": (38, 158, 52),
     "blue": (36, 76, 216),
     "yellow": (240, 212, 38),
-    "purple": (158, 44, 176),
-    "cyan": (48, 208, 214),
     "white": (244, 244, 244),
     "black": (20, 20, 22),
 }
-SIZES = {"small": (0.24, 0.30), "large": (0.40, 0.50)}
+SIZES = {"small": (0.26, 0.32), "large": (0.42, 0.52)}
 """Extent of an object as a share of the picture's mean side."""
 TEXTURES = ("plain", "striped", "dotted")
 
-COUNTS = (0.12, 0.42, 0.32, 0.14)
-"""Share of scenes with 1, 2, 3, 4 objects."""
+COUNTS = (0.15, 0.50, 0.35)
+"""Share of scenes with 1, 2, 3 objects."""
 SIDES = (112, 160)
 WIDEST_ASPECT = 1.25
 GAP = 0.03
 """Least distance between two objects' boxes, as a share of the mean side."""
-LEAST_X_DISTANCE = 0.07
+LEAST_X_DISTANCE = 0.12
 """Least distance between two objects' centres in x, as a share of the width: left to right is never in doubt.
 """
 
@@ -66,16 +64,10 @@ LOOKS = {held_out: tuple(look for look in _ALL_LOOKS if is_held_out(look) == hel
 """False: the combinations of training scenes; True: those of held-out scenes."""
 
 
-def _star(outer: float = 0.53, inner: float = 0.26) -> tuple[tuple[float, float], ...]:
-    radii = itertools.cycle((outer, inner))
-    return tuple((r * math.sin(i * math.pi / 5), -r * math.cos(i * math.pi / 5)) for i, r in zip(range(10), radii))
-
-
 _ARM = 0.19
 OUTLINES: dict[str, tuple[tuple[float, float], ...]] = {
     "square": ((-0.44, -0.44), (0.44, -0.44), (0.44, 0.44), (-0.44, 0.44)),
     "triangle": ((0.0, -0.48), (0.52, 0.42), (-0.52, 0.42)),
-    "star": _star(),
     "cross": (
         *((-_ARM, -0.5), (_ARM, -0.5), (_ARM, -_ARM), (0.5, -_ARM), (0.5, _ARM), (_ARM, _ARM)),
         *((_ARM, 0.5), (-_ARM, 0.5), (-_ARM, _ARM), (-0.5, _ARM), (-0.5, -_ARM), (-_ARM, -_ARM)),
@@ -177,7 +169,7 @@ def _place(rng: np.random.Generator, look: Look, placed: list[Object], size: tup
     mean = sum(size) / 2
     low, high = SIZES[look.size]
     extent = rng.uniform(low, high) * mean
-    angle = rng.uniform(-math.pi, math.pi) if look.shape == "star" else rng.uniform(-LARGEST_ANGLE, LARGEST_ANGLE)
+    angle = rng.uniform(-LARGEST_ANGLE, LARGEST_ANGLE)
     for u, v in rng.random((24, 2)).tolist():
         x = extent / 2 + u * (size[0] - extent)
         y = extent / 2 + v * (size[1] - extent)

@@ -10,9 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from data_pipelines.synthetic.chats import (
-    SHORT_QUESTIONS,
     Pair,
-    larger,
     picture_prefix,
     sample_pictures,
     short_questions,
@@ -33,9 +31,6 @@ from qwenvl_jax.processing.markup import format_box, format_quad, format_ref
 from qwenvl_jax.processing.prompts import OCR_PROMPT, grounded_captioning_prompt, referring_prompt, vqa_prompt
 from qwenvl_jax.processing.sample import Text
 from qwenvl_jax.processing.tokenizer import END_OF_TEXT
-
-TOLD_QUESTIONS = tuple(ask for ask in SHORT_QUESTIONS if ask is not larger)
-"""Questions that captions answer: they tell no sizes."""
 
 TOLD_TASKS = 3
 """Tasks that follow a picture in words; with three the text stays below 700 bytes, and a row of `tiny` holds it."""
@@ -69,17 +64,14 @@ def located_scene(rng: np.random.Generator) -> str:
 
 
 def told_picture(rng: np.random.Generator) -> str:
-    """A picture in words, with every attribute and box of its objects, and tasks of all kinds that it answers.
+    """A picture in words, with the colour, shape and box of each object, and tasks of all kinds that it answers.
 
     What a vision encoder has to tell later, told by text now: the model learns to look things up, which takes it longest,
     at the price of text alone.
     """
     scene = sample_scene(rng, held_out=False)
     size = (scene.width, scene.height)
-    listed = [
-        f"{item.look.colour} {item.look.shape} {item.look.size} {item.look.texture}{format_box(item.box, *size)}"
-        for item in scene.objects
-    ]
+    listed = [f"{item.look.colour} {item.look.shape}{format_box(item.box, *size)}" for item in scene.objects]
     found = regions(scene)
     boxes = [format_box(region.boxes[0], *size) for region in found]
     tasks = [f"{told.question} {told.answer}" for told in (caption(scene), grounded_caption(scene))]
@@ -116,7 +108,7 @@ def told_conversation(rng: np.random.Generator) -> str:
     prefix = picture_prefix(len(scenes))
     for i, scene in enumerate(scenes):
         prefix = prefix.replace(f"<img>{i}</img>", caption(scene).answer)
-    return _chatml(short_questions(scenes, rng, 2, TOLD_QUESTIONS), prefix)
+    return _chatml(short_questions(scenes, rng, 2), prefix)
 
 
 KINDS: dict[Callable[[np.random.Generator], str], float] = {

@@ -21,16 +21,14 @@ PLURALS = {
     "circle": "circles",
     "square": "squares",
     "triangle": "triangles",
-    "star": "stars",
     "cross": "crosses",
     "ring": "rings",
 }
 
 CHINESE = {
-    **dict(zip(SHAPES, ("圆", "方块", "三角", "星", "十字", "环"))),
-    **dict(zip(PLURALS.values(), ("圆", "方块", "三角", "星", "十字", "环"))),
-    **dict(zip(COLOURS, ("红色", "绿色", "蓝色", "黄色", "紫色", "青色", "白色", "黑色"))),
-    **{"small": "小", "large": "大", "plain": "纯色", "striped": "条纹", "dotted": "圆点"},
+    **dict(zip(SHAPES, ("圆", "方块", "三角", "十字", "环"))),
+    **dict(zip(PLURALS.values(), ("圆", "方块", "三角", "十字", "环"))),
+    **dict(zip(COLOURS, ("红色", "绿色", "蓝色", "黄色", "白色", "黑色"))),
     **{"left": "左边", "right": "右边", "above": "上面", "below": "下面"},
     **{"yes": "是", "no": "否", "object": "物体", "objects": "物体"},
 }
@@ -41,8 +39,6 @@ TEMPLATES = {
     "count": ("How many {0} are there?", "有几个{0}?"),
     "exists": ("Is there a {0}?", "是否有{0}?"),
     "is colour": ("Is the {0} {1}?", "{0}是否是{1}?"),
-    "size": ("What size is the {0}?", "{0}有多大?"),
-    "texture": ("What texture is the {0}?", "{0}是什么花纹?"),
     "left": ("Is the {0} left of the {1}?", "{0}是否在{1}的左边?"),
     "right": ("Is the {0} right of the {1}?", "{0}是否在{1}的右边?"),
     "above": ("Is the {0} above the {1}?", "{0}是否在{1}的上面?"),
@@ -54,6 +50,8 @@ TEMPLATES = {
 """English and Chinese wording; {0} and {1} are phrases such as "red circle"."""
 
 CHINESE_SHARE = 0.08
+COUNTED = 0.5
+"""Share of scenes in which a number is asked."""
 CLEARLY_APART = 0.12
 """Least distance of two centres, as a share of the side, for a yes/no question about their relation."""
 
@@ -106,7 +104,7 @@ def pick(rng: np.random.Generator, values: Sequence[T]) -> T:
 
 
 def refer(scene: Scene, item: Object, rng: np.random.Generator) -> tuple[str, tuple[str, ...]]:
-    """A phrase for one object, and what the phrase tells: "red star", or "star" or "red object" where that is
+    """A phrase for one object, and what the phrase tells: "red cross", or "cross" or "red object" where that is
     enough.
     """
     phrases = [name(item)]
@@ -119,13 +117,10 @@ def refer(scene: Scene, item: Object, rng: np.random.Generator) -> tuple[str, tu
 
 
 def colour_facts(scene: Scene, rng: np.random.Generator) -> list[Fact]:
-    """Colour of an object that its shape, or its size and shape, tells apart."""
-    described = {item: item.look.shape for item in unique(scene, lambda item: item.look.shape)}
-    for item in unique(scene, lambda item: item.look.size + item.look.shape):
-        described.setdefault(item, f"{item.look.size} {item.look.shape}")
+    """Colour of an object that its shape tells apart."""
     return [
-        Fact("colour", (phrase,), item.look.colour, (name(item), f"{phrase} {name(item)}"), name(item))
-        for item, phrase in described.items()
+        Fact("colour", (item.look.shape,), item.look.colour, (name(item),), name(item))
+        for item in unique(scene, lambda item: item.look.shape)
     ]
 
 
@@ -138,7 +133,7 @@ def shape_facts(scene: Scene, rng: np.random.Generator) -> list[Fact]:
 
 
 def count_facts(scene: Scene, rng: np.random.Generator) -> list[Fact]:
-    """The number of all objects, and the number of some kind of them with each number equally likely."""
+    """In some scenes, the number of all objects or that of some kind of them, each number equally likely."""
     shapes = [item.look.shape for item in scene.objects]
     colours = [item.look.colour for item in scene.objects]
     by_number: dict[int, list[str]] = {}
@@ -148,10 +143,8 @@ def count_facts(scene: Scene, rng: np.random.Generator) -> list[Fact]:
         by_number.setdefault(colours.count(colour), []).append(f"{colour} objects")
     number = pick(rng, sorted(by_number))
     kind = pick(rng, by_number[number])
-    facts = [Fact("count", (kind,), str(number))]
-    if rng.random() < 0.6:
-        facts.append(Fact("count", ("objects",), str(len(scene.objects))))
-    return facts
+    facts = [Fact("count", (kind,), str(number)), Fact("count", ("objects",), str(len(scene.objects)))]
+    return [pick(rng, facts)] if rng.random() < COUNTED else []
 
 
 def _exists(scene: Scene, rng: np.random.Generator) -> Fact | None:
@@ -225,37 +218,21 @@ def relation_facts(scene: Scene, rng: np.random.Generator) -> list[Fact]:
     return [fact for fact in facts if fact]
 
 
-def size_facts(scene: Scene, rng: np.random.Generator) -> list[Fact]:
-    """The size of an object."""
-    item = pick(rng, scene.objects)
-    phrase, tells = refer(scene, item, rng)
-    return [Fact("size", (phrase,), item.look.size, tells, f"{item.look.size} {item.look.shape} {name(item)}")]
-
-
-def texture_facts(scene: Scene, rng: np.random.Generator) -> list[Fact]:
-    """The texture of an object."""
-    item = pick(rng, scene.objects)
-    phrase, tells = refer(scene, item, rng)
-    return [Fact("texture", (phrase,), item.look.texture, tells)]
-
-
 KINDS: dict[str, tuple[Callable[[Scene, np.random.Generator], list[Fact]], int]] = {
     "colour": (colour_facts, 3),
-    "shape": (shape_facts, 2),
-    "count": (count_facts, 2),
-    "yes/no": (yes_no_facts, 3),
-    "relation": (relation_facts, 3),
-    "size": (size_facts, 1),
-    "texture": (texture_facts, 1),
+    "shape": (shape_facts, 3),
+    "count": (count_facts, 1),
+    "yes/no": (yes_no_facts, 2),
+    "relation": (relation_facts, 2),
 }
 """Kind of question -> what finds its facts, and how many of them are asked about one scene."""
 
 
 def questions(scene: Scene, rng: np.random.Generator) -> tuple[Question, ...]:
-    """Up to 15 questions of all kinds in random order, some of them in Chinese.
+    """Up to 11 questions of all kinds in random order, some of them in Chinese.
 
     They are asked behind each other, so a question is left out when an earlier one gave its answer away ("Is
-    the red ring left of the star?" tells the ring's colour): each answer has to be looked up in the picture.
+    the red ring left of the cross?" tells the ring's colour): each answer has to be looked up in the picture.
     """
     found = []
     for kind, (find, most) in KINDS.items():
@@ -276,12 +253,12 @@ def _listed(phrases: list[str]) -> str:
 
 
 def caption(scene: Scene) -> Question:
-    """ "a red circle, a blue star and a green cross": colour and shape, from left to right."""
+    """ "a red circle, a blue square and a green cross": colour and shape, from left to right."""
     return Question(CAPTION_PROMPT, _listed([f"a {name(item)}" for item in scene.objects]), "en")
 
 
 def caption_zh(scene: Scene) -> Question:
-    """ "红色的圆、蓝色的星", from left to right."""
+    """ "红色的圆、蓝色的方块", from left to right."""
     return Question(CAPTION_PROMPT_ZH, "、".join(translate(name(item)) for item in scene.objects), CHINESE_KIND)
 
 

@@ -1,5 +1,6 @@
 """From a folder, a run's or Hugging Face's, to a model that answers."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -43,7 +44,10 @@ def _load_run(path: Path, dtype: str | None) -> tuple[Model, Processor]:
     architecture = build(run.model, PrecisionConfig(compute=compute, unroll=run.precision.unroll))
     model = inference_model(architecture, load_parameters(workdir, stage_name, step), compute)
     stage = next(entry for entry in run.stages if entry.name == stage_name)
-    return model, run_processor(run, stage)
+    processor = run_processor(run, stage)
+    if not stage.mixture:  # converted, not trained here: it is asked as its origin says
+        processor = replace(processor, generation=read_generation_config(workdir))
+    return model, processor
 
 
 def run_processor(run: Run, stage: Stage) -> Processor:

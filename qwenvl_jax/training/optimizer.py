@@ -1,9 +1,9 @@
-"""AdamW with the parameter table: which parameters are trained, how fast, with how much decay."""
+"""AdamW (or Muon) with the parameter table: which parameters are trained, how fast, with how much decay."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from qwenvl_jax.config import OptimizerConfig, ParameterRule, Schedule
+from qwenvl_jax.training.muon import scale_by_muon
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def make_optimizer(
     table: ParameterTable,
     shapes: Mapping[str, jax.ShapeDtypeStruct],
 ) -> optax.GradientTransformation:
-    """Clip by the global norm, Adam, then the table's decoupled weight decay and learning rates."""
+    """Clip by the global norm, Adam or Muon, then the table's decoupled weight decay and learning rates."""
     scales = {p: learning_rate_scale(p, table.rules[p], shapes[p].shape) for p in table.trained}
 
     def update(updates: dict, state: ScaleState, params: dict | None = None) -> tuple[dict, ScaleState]:
@@ -88,8 +89,38 @@ def make_optimizer(
         return new, ScaleState(state.updates + 1)
 
     by_table = optax.GradientTransformation(lambda params: ScaleState(jnp.zeros((), jnp.int32)), update)
+    adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
+    patterns = {p: table.rules[p].matrix for p in table.trained if table.rules[p].matrix}
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+        by_path(scale_by_muon(patterns), adam, frozenset(patterns)) if patterns else adam,
         by_table,
     )
+
+
+class SplitState(NamedTuple):
+    """The states of the two transformations of `by_path`."""
+
+    chosen: Any
+    others: Any
+
+
+def by_path(
+    chosen: optax.GradientTransformation, others: optax.GradientTransformation, paths: frozenset[str]
+) -> optax.GradientTransformation:
+    """`chosen` for these paths, `others` for all others; neither may need the parameters."""
+
+    def split(tree: dict) -> tuple[dict, dict]:
+        return {p: x for p, x in tree.items() if p in paths}, {p: x for p, x in tree.items() if p not in paths}
+
+    def init(params: dict) -> SplitState:
+        first, second = split(params)
+        return SplitState(chosen.init(first), others.init(second))
+
+    def update(updates: dict, state: SplitState, params: dict | None = None) -> tuple[dict, SplitState]:
+        first, second = split(updates)
+        first, chosen_state = chosen.update(first, state.chosen)
+        second, others_state = others.update(second, state.others)
+        return {**first, **second}, SplitState(chosen_state, others_state)
+
+    return optax.GradientTransformation(init, update)

@@ -15,6 +15,7 @@ from qwenvl_jax.batch import Batch
 from qwenvl_jax.config import PrecisionConfig, Stage
 from qwenvl_jax.models.parameters import Architecture, Parameters
 from qwenvl_jax.training.loss import token_losses
+from qwenvl_jax.training.patch_loss import patch_losses
 
 
 class TrainState(NamedTuple):
@@ -41,12 +42,18 @@ class Sums(NamedTuple):
 
 
 def batch_loss(
-    architecture: Architecture, precision: PrecisionConfig, tasks: int, parameters: Parameters, batch: Batch
+    architecture: Architecture, precision: PrecisionConfig, stage: Stage, parameters: Parameters, batch: Batch
 ) -> tuple[jax.Array, Sums]:
-    """Weighted sum of the token losses of a batch (not yet divided by the number of tokens), and the sums per task."""
+    """Weighted sum of the losses of a batch (not yet divided by the number of tokens), and the sums per task."""
+    tasks = len(stage.mixture)
     model = architecture.assemble(parameters)
-    hidden = model.hidden(batch)
-    losses = token_losses(hidden, model.language.head.kernel[...], batch.targets, precision.loss_chunks)
+    if stage.patch_classes:
+        features = model.encode_patches(batch.images)
+        labels = batch.targets.reshape(*features.shape[:2], len(stage.patch_classes))
+        losses = patch_losses(features, labels, stage.patch_classes).reshape(batch.targets.shape)
+    else:
+        hidden = model.hidden(batch)
+        losses = token_losses(hidden, model.language.head.kernel[...], batch.targets, precision.loss_chunks)
     weighted = losses * batch.loss_weights
     per_task = jax.nn.one_hot(batch.task_ids, tasks, dtype=jnp.float32)
     sums = Sums(
@@ -75,7 +82,7 @@ def make_step(
     tasks = len(stage.mixture)
 
     def summed_loss(trained: Parameters, frozen: Parameters, batch: Batch) -> tuple[jax.Array, Sums]:
-        return batch_loss(architecture, precision, tasks, {**trained, **frozen}, batch)
+        return batch_loss(architecture, precision, stage, {**trained, **frozen}, batch)
 
     gradient = jax.grad(summed_loss, has_aux=True)
 

@@ -99,6 +99,16 @@ def test_the_folder_says_how_it_is_asked(hugging_face) -> None:
     assert model(processor(QUERIES)).dtype == jax.numpy.bfloat16
 
 
+def test_a_converted_folder_is_asked_as_its_origin(hugging_face, tmp_path) -> None:
+    """Its stage has trained nothing, so generation_config.json, which was carried along, decides."""
+    from qwenvl_jax.conversion.convert import convert
+
+    convert([hugging_face], tmp_path / "ours", None, lambda line: None, lambda *_: None)
+    ours, theirs = (qwenvl_jax.load(folder, dtype="float32") for folder in (tmp_path / "ours", hugging_face))
+    assert ours[1].generation == theirs[1].generation
+    assert qwenvl_jax.generate(*ours, QUERIES, seed=1) == qwenvl_jax.generate(*theirs, QUERIES, seed=1)
+
+
 @pytest.mark.parametrize(
     "fields, expected",
     [

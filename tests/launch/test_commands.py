@@ -17,6 +17,8 @@ from launch.train import train
 from qwenvl_jax.training.metrics import read_metrics
 
 STEPS = (
+    "--vision.steps",
+    "3",
     "--language.steps",
     "3",
     "--pretrain.steps",
@@ -28,14 +30,14 @@ STEPS = (
     "--log-every",
     "1",
 )
-STAGES = ("language", "pretrain", "multitask", "sft")
+STAGES = ("vision", "language", "pretrain", "multitask", "sft")
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
     """A working directory with a small world in data/tiny and a trained run in runs/tiny."""
     folder = tmp_path_factory.mktemp("home")
-    make_world(folder / "data" / "tiny", scenes=60, documents=30, chats=20, texts=40, held_out=(2, 2, 2), workers=1)
+    make_world(folder / "data" / "tiny", scenes=60, documents=30, chats=20, texts=40, held_out=(2, 2, 8), workers=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         train(["tiny", *STEPS])
@@ -102,7 +104,7 @@ def test_chat_answers_about_a_picture(at_home, capsys):
         ("train", ["tiny", "--stage", "sft", "--data", "gone.json"], "gone.json: there is no such file"),
         ("train", ["qwen-vl"], "qwenvl convert OPENCLIP QWEN7B checkpoints/qwen-vl-start"),
         ("train", ["tiny", "--workdir", "runs/w", "--mesh.tensor", "7"], "does not cover"),
-        ("train", ["tiny", "--workdir", "runs/x", "--data.root", "nowhere"], "there is no source nowhere/texts"),
+        ("train", ["tiny", "--workdir", "runs/x", "--data.root", "nowhere"], "there is no source nowhere/scenes"),
         ("chat", ["nowhere", "hello"], "no config.json"),
         ("chat", ["runs/tiny", "hello", "--image", "gone.png"], "there is no such file"),
         ("evaluate", ["nowhere"], "no config.json"),

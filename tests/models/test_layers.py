@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_model import CONFIG, PRECISION, random_batch
+from small_model import CONFIG, PRECISION, random_batch, small_stage
 
 from qwenvl_jax.models.layers import REMAT_POLICIES, apply_rotary, fan_in, rotary_angles, rotary_frequencies
 from qwenvl_jax.models.parameters import build
@@ -55,7 +55,7 @@ def test_remat_and_unrolling_change_no_gradient(parameters) -> None:
     for remat, unroll in [*((name, 1) for name in REMAT_POLICIES), ("everything", 3)]:
         precision = dataclasses.replace(PRECISION, remat=remat, unroll=unroll)
         architecture = build(CONFIG, precision)
-        loss = partial(batch_loss, architecture, PRECISION, 2, batch=batch)
+        loss = partial(batch_loss, architecture, PRECISION, small_stage(), batch=batch)
         found[remat, unroll] = jax.jit(jax.value_and_grad(loss, has_aux=True))(parameters)
     expected = found.pop(("everything", 1))
     for result in found.values():

@@ -11,7 +11,7 @@ from small_model import TRAIN_ALL, small_run, small_stage
 
 from configs.qwen_vl import parameter_tables
 from qwenvl_jax.batch import empty_batch
-from qwenvl_jax.config import AdapterConfig, LanguageConfig, PrecisionConfig, QwenVLConfig, VisionConfig
+from qwenvl_jax.config import AdapterConfig, LanguageConfig, ParameterRule, PrecisionConfig, QwenVLConfig, VisionConfig
 from qwenvl_jax.models.parameters import build
 from qwenvl_jax.training.flops import forward_flops, peak_flops, step_flops
 from qwenvl_jax.training.optimizer import learning_rate, make_optimizer, resolve
@@ -73,6 +73,17 @@ def test_formula_meets_the_jaxpr(table: str, length: int) -> None:
     for part in ("vision", "language"):
         if not any(path.startswith(part) for path in trained):
             assert everything[part] - counted[part] > 0.08 * sum(counted.values())
+
+
+def test_labels_of_patches_cost_the_vision_encoder_alone() -> None:
+    """Within 2 % of the jaxpr: nothing but the ViT is computed and trained."""
+    rules = (ParameterRule("vision/.*"), ParameterRule(".*", frozen=True))
+    classes = (3, 2)
+    stage = small_stage(
+        rows=4, images_per_row=3, resolution=32, sequence_length=3 * 64 * 2, parameters=rules, patch_classes=classes
+    )
+    counted = step_flops(CONFIG, stage, resolve(rules, build(CONFIG, PrecisionConfig()).shapes).trained)
+    assert sum(counted.values()) == counted["vision"] == pytest.approx(traced_flops(stage), rel=0.02)
 
 
 def test_accumulation_costs_nothing() -> None:

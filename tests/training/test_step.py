@@ -73,7 +73,9 @@ def test_loss_and_gradient_are_means_over_supervised_tokens(architecture, parame
     for batch, figures in zip(batches, on_one_device[0]):
         assert figures["task_tokens"].sum() == batch.loss_weights.sum()
         assert figures["loss"] == pytest.approx(figures["task_loss_sums"].sum() / batch.loss_weights.sum(), rel=1e-6)
-    whole = jax.jit(jax.grad(partial(batch_loss, architecture, PRECISION, 2, batch=batches[0]), has_aux=True))
+    whole = jax.jit(
+        jax.grad(partial(batch_loss, architecture, PRECISION, small_stage(), batch=batches[0]), has_aux=True)
+    )
     gradients = whole(parameters)[0]
     squares = sum(float((g**2).sum()) for p, g in gradients.items() if p != "adapter/position")
     expected = squares**0.5 / batches[0].loss_weights.sum()

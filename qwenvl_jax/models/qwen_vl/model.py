@@ -25,12 +25,14 @@ class QwenVL(nnx.Module):
         self.adapter = Adapter(config, rngs)
         self.language = LanguageModel(config.language, precision, rngs)
 
+    def encode_patches(self, images: jax.Array) -> jax.Array:
+        """[B, M, R, R, 3] uint8 -> [B*M, P, C] of the vision encoder."""
+        features: jax.Array = self.vision(normalize(rearrange(images, "b m y x c -> (b m) y x c")))
+        return features
+
     def encode_images(self, images: jax.Array) -> jax.Array:
         """[B, M, R, R, 3] uint8 -> [B, M*Q, D] vision tokens."""
-        rows = images.shape[0]
-        pixels = normalize(rearrange(images, "b m y x c -> (b m) y x c"))
-        tokens = self.adapter(self.vision(pixels))
-        return rearrange(tokens, "(b m) q d -> b (m q) d", b=rows)
+        return rearrange(self.adapter(self.encode_patches(images)), "(b m) q d -> b (m q) d", b=images.shape[0])
 
     def embed(self, batch: Batch) -> jax.Array:
         """Text embeddings with the vision tokens in their places, [B, S, D]."""

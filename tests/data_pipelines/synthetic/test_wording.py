@@ -20,12 +20,12 @@ from data_pipelines.synthetic.wording import (
 )
 from qwenvl_jax.processing.markup import format_box, parse
 
-SCENES = [sample_scene(np.random.default_rng([2, i]), held_out=False) for i in range(250)]
+SCENES = [sample_scene(np.random.default_rng([2, i]), held_out=False) for i in range(400)]
 ASKED = [questions(scene, np.random.default_rng([3, i])) for i, scene in enumerate(SCENES)]
 
 
 def the_object(scene: Scene, phrase: str):
-    """The one object that a phrase such as "red star", "star", "large star" or "red object" means."""
+    """The one object that a phrase such as "red cross", "cross" or "red object" means."""
     words = phrase.split()
     meant = [item for item in scene.objects if all(word in (*item.look, "object") for word in words)]
     assert len(meant) == 1, f"{phrase} means {len(meant)} objects"
@@ -33,7 +33,7 @@ def the_object(scene: Scene, phrase: str):
 
 
 def number_of(scene: Scene, phrase: str) -> int:
-    """How many objects "stars", "red objects" or "objects" means."""
+    """How many objects "rings", "red objects" or "objects" means."""
     singular = {f"{shape}s": shape for shape in SHAPES} | {"crosses": "cross", "objects": "object"}
     words = [singular.get(word, word) for word in phrase.split()]
     return sum(all(word in (*item.look, "object") for word in words) for item in scene.objects)
@@ -46,13 +46,13 @@ def direction_holds(scene: Scene, direction: str, first: str, second: str) -> bo
 
 def answer(scene: Scene, question: str) -> str:
     """The answer, found from the words of the question alone."""
-    # Longest first: "Is the {0} {1}?" would read "Is the ring left of the star?" too.
+    # Longest first: "Is the {0} {1}?" would read "Is the ring left of the cross?" too.
     for template, (english, _) in sorted(TEMPLATES.items(), key=lambda entry: -len(entry[1][0])):
         pattern = re.escape(english).replace(r"\{0\}", "(.+?)").replace(r"\{1\}", "(.+?)")
         if (found := re.fullmatch(pattern, question)) is None:
             continue
         phrases = found.groups()
-        if template in ("colour", "shape", "size", "texture"):
+        if template in ("colour", "shape"):
             return getattr(the_object(scene, phrases[0]).look, template)
         if template == "count":
             return str(number_of(scene, phrases[0]))
@@ -73,7 +73,7 @@ def answer(scene: Scene, question: str) -> str:
 def test_answers_follow_from_the_scene():
     """Each English question has one reading, names one object where it says "the", and its answer is true."""
     english = [(s, item) for s, asked in zip(SCENES, ASKED) for item in asked if item.question.isascii()]
-    assert len(english) > 1000
+    assert len(english) > 800
     for scene, item in english:
         assert answer(scene, item.question) == item.answer, item
 
@@ -109,7 +109,7 @@ def test_answers_are_balanced():
             of_form = counts.setdefault(form, {})
             of_form[item.answer] = of_form.get(item.answer, 0) + 1
     frequent = {form: found for form, found in counts.items() if sum(found.values()) > 40}
-    assert len(frequent) > 10
+    assert len(frequent) >= 8
     blind = sum(max(found.values()) for found in frequent.values())
     assert blind / sum(sum(found.values()) for found in frequent.values()) < 0.45
     yes_no = [item.answer for asked in ASKED for item in asked if item.answer in ("yes", "no")]
@@ -124,7 +124,7 @@ def test_captions_go_from_left_to_right():
     assert caption_zh(scene).answer == "、".join(map(translate, (a, b, c)))
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 4])
+@pytest.mark.parametrize("number", [1, 2, 3])
 def test_grounded_caption_is_the_caption(number):
     """Without its markup a grounded caption is the caption; its boxes are the objects'."""
     scene = sample_scene(np.random.default_rng(number), held_out=True, count=number)

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from small_model import PRECISION, SmallSample, pack, random_sample
+from small_model import PRECISION, SmallSample, pack, random_sample, small_stage
 
 from qwenvl_jax.training.step import batch_loss
 
@@ -21,7 +21,7 @@ def samples() -> list[SmallSample]:
 def graded(architecture, parameters):
     """rows -> (summed loss, sums per task, gradients); one compiled function for rows of one shape."""
     compiled = jax.jit(
-        jax.value_and_grad(lambda p, batch: batch_loss(architecture, PRECISION, 2, p, batch), has_aux=True)
+        jax.value_and_grad(lambda p, batch: batch_loss(architecture, PRECISION, small_stage(), p, batch), has_aux=True)
     )
 
     def run(samples: list[SmallSample]):

@@ -1,0 +1,87 @@
+"""Rows for a stage that trains the ViT alone: pictures, and a label of each kind for each of their patches.
+
+A row's positions hold the labels: picture after picture, patch after patch, kind after kind. So such a stage reads,
+packs, shuffles and resumes as all others do.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_pipelines.components import Samples
+from data_pipelines.packing import Item
+from data_pipelines.rows import RowInfo
+from data_pipelines.sources.opening import open_source
+from data_pipelines.synthetic.patches import CLASSES, UNLABELLED, WEIGHTS, label_patches
+from qwenvl_jax.batch import Batch, empty_batch
+from qwenvl_jax.config import DataConfig, Stage
+from qwenvl_jax.processing.images import decode_image, resize_image
+
+TASK = "patches"
+
+
+def open_pictures(stage: Stage, data: DataConfig, grid: int) -> tuple[Samples, ...]:
+    """The components of a stage of patch labels; every record has one picture and grid * grid * K labels.
+
+    Raises:
+      ValueError: a component of another task, or a stage whose classes or row length are not those of the labels.
+    """
+    labels = grid**2 * len(CLASSES)
+    if stage.patch_classes != CLASSES:
+        raise ValueError(f"stage {stage.name}: patch_classes must be {CLASSES}, the labels of the synthetic world")
+    if stage.sequence_length != stage.images_per_row * labels:
+        raise ValueError(
+            f"stage {stage.name}: sequence_length must be images_per_row x {labels}, one position for each label"
+        )
+    if other := [component.task for component in stage.mixture if component.task != TASK]:
+        raise ValueError(f"stage {stage.name} learns labels of patches: its task is {TASK!r}, not {other[0]!r}")
+    opened = []
+    for component in stage.mixture:
+        source = open_source(data.root, component.source)
+        count = len(source)
+        tokens, images = np.full(count, labels, np.int32), np.ones(count, np.int32)
+        opened.append(Samples(component, source, np.arange(count), tokens, images, 0, {}, source.problems))
+    return tuple(opened)
+
+
+@dataclass(frozen=True)
+class PatchRowMaker:
+    """Makes the rows of a stage of patch labels; as `data_pipelines.rows.RowMaker`. Picklable."""
+
+    components: Sequence[Samples]
+    pad_id: int
+    sequence_length: int
+    images_per_row: int
+    resolution: int
+    grid: int
+
+    def make_rows(self, rows: Sequence[Sequence[Item]]) -> tuple[Batch, list[RowInfo]]:
+        """A host batch of B = len(rows) rows, and what each of them holds.
+
+        Raises:
+          ValueError: a record or its picture cannot be read.
+        """
+        batch = empty_batch(len(rows), self.sequence_length, self.images_per_row, self.resolution, self.pad_id)
+        return batch, [self._write_row(Batch(*(field[b] for field in batch)), row) for b, row in enumerate(rows)]
+
+    def _write_row(self, row: Batch, items: Sequence[Item]) -> RowInfo:
+        identity = hashlib.sha256()
+        row.targets[:] = 0
+        length = self.grid**2 * len(CLASSES)
+        weights = np.tile(np.array(WEIGHTS, np.float32), self.grid**2)
+        for slot, item in enumerate(items):
+            samples = self.components[item.component]
+            number = int(samples.records[item.sample])
+            record = samples.source[number]
+            row.images[slot] = resize_image(decode_image(record.images[0].data), self.resolution)
+            labels = label_patches(record, self.grid).ravel()
+            place = slice(slot * length, (slot + 1) * length)
+            row.targets[place] = np.maximum(labels, 0)
+            row.loss_weights[place] = weights * (labels != UNLABELLED)
+            row.segment_ids[place] = slot + 1
+            row.task_ids[place] = item.component
+            identity.update(f"{item.component}:{number};".encode())
+        digest = int.from_bytes(identity.digest()[:8])
+        return RowInfo(digest, len(items), len(items) * length, len(items), 0, 0)

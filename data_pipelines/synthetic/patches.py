@@ -1,0 +1,73 @@
+"""What the patches of a picture of the world show: labels for a vision encoder that is trained alone.
+
+Each patch is labelled with the object or the character that covers most of it: what it is, its colour, and in which
+tenth of the picture each edge of its box lies. All of it follows from what a record holds.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+
+from data_pipelines.records import Record
+from data_pipelines.synthetic.documents import CHARACTERS, advance
+from data_pipelines.synthetic.scenes import COLOURS, SHAPES
+
+TENTHS = 10
+WHAT = ("nothing", *SHAPES, *CHARACTERS)
+CLASSES = (len(WHAT), len(COLOURS), TENTHS, TENTHS, TENTHS, TENTHS)
+"""Classes of each kind of label: what it is, its colour, its left, upper, right and lower edge."""
+WEIGHTS = (1.0, 0.5, 0.25, 0.25, 0.25, 0.25)
+"""Of the kinds in the loss."""
+UNLABELLED = -1
+LEAST_COVER = 0.3
+"""Overlap of a patch with a thing, as a share of the smaller of the two, from which on the patch shows it."""
+
+
+def things(record: Record) -> tuple[np.ndarray, np.ndarray]:
+    """The objects of a scene or the characters of a document. T things.
+
+    Returns:
+      [T, 2] int32, what and colour (`UNLABELLED` for characters), and [T, 4] float, the boxes as shares of the sides.
+    """
+    labels: list[tuple[int, int]] = []
+    boxes: list[tuple[float, ...]] = []
+    for region in record.regions:
+        _, colour, shape = region.phrase.split()
+        labels.append((WHAT.index(shape), list(COLOURS).index(colour)))
+        boxes.append(region.boxes[0])
+    for line in record.lines:
+        corners = np.asarray(line.quad)
+        ends = _ends(line.text)
+        for character, start, end in zip(line.text, ends, ends[1:]):
+            labels.append((WHAT.index(character), UNLABELLED))
+            top, bottom = corners[1] - corners[0], corners[2] - corners[3]
+            points = [corners[0] + s * top for s in (start, end)] + [corners[3] + s * bottom for s in (start, end)]
+            boxes.append((*np.min(points, axis=0), *np.max(points, axis=0)))
+    size = np.array([record.images[0].width, record.images[0].height] * 2)
+    return np.array(labels, np.int32).reshape(-1, 2), np.array(boxes, float).reshape(-1, 4) / size
+
+
+@lru_cache(maxsize=4096)
+def _ends(text: str) -> tuple[float, ...]:
+    """Where the characters of a line begin and end, as shares of its length: by the widths of one font, near enough."""
+    widths = np.cumsum([0.0, *map(advance, text)])
+    return tuple((widths / widths[-1]).tolist())
+
+
+def label_patches(record: Record, grid: int) -> np.ndarray:
+    """[grid * grid, K] int32, the class of each kind, or `UNLABELLED`; patches in rows from the top left."""
+    labels, boxes = things(record)
+    starts = np.arange(grid) / grid
+    # [T, grid]: overlap of each thing with each column and row of patches.
+    across, down = (
+        np.clip(np.minimum(boxes[:, None, i + 2], starts + 1 / grid) - np.maximum(boxes[:, None, i], starts), 0, None)
+        for i in (0, 1)
+    )
+    overlap = (down[:, :, None] * across[:, None, :]).reshape(len(boxes), grid * grid)
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    most = overlap.argmax(0)
+    seen = overlap.max(0) >= LEAST_COVER * np.minimum(areas[most], 1 / grid**2)
+    edges = np.clip((boxes * TENTHS).astype(np.int32), 0, TENTHS - 1)
+    found = np.concatenate([labels, edges], axis=1)[most]
+    nothing = np.array([0] + [UNLABELLED] * (len(CLASSES) - 1), np.int32)
+    return np.where(seen[:, None], found, nothing)

@@ -1,0 +1,84 @@
+"""Stages of patch labels read, shuffle and resume as all others: batch t is a function of (data, seed, t)."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from small_data import make_run
+
+from data_pipelines.loader import open_loader
+from data_pipelines.sources.array_record import write_shards
+from data_pipelines.sources.opening import open_source
+from data_pipelines.synthetic.patches import CLASSES, UNLABELLED, WEIGHTS, label_patches
+from data_pipelines.synthetic.world import Source, make_record
+from qwenvl_jax.config import Component
+from qwenvl_jax.processing.images import decode_image, resize_image
+
+GRID, IMAGES, RESOLUTION = 2, 3, 8
+LABELS = GRID**2 * len(CLASSES)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A stage on 12 scenes and 6 documents of the world, two scenes for each document."""
+    root = tmp_path_factory.mktemp("world")
+    for stream, (kind, count) in enumerate((("scenes", 12), ("documents", 6))):
+        source = Source(kind, kind, False, count, stream)
+        write_shards(root / kind, (make_record(0, source, i) for i in range(count)))
+    run = make_run(str(root))
+    mixture = (Component("patches", "scenes", 2), Component("patches", "documents", 1))
+    stage = replace(
+        run.stages[0], mixture=mixture, images_per_row=IMAGES, sequence_length=IMAGES * LABELS, patch_classes=CLASSES
+    )
+    assert (stage.resolution, run.model.vision.patch) == (RESOLUTION, RESOLUTION // GRID)
+    return replace(run, stages=(stage,))
+
+
+def load(run, **arguments):
+    with open_loader(run, run.stages[0], **arguments) as loader:
+        return list(loader)
+
+
+def test_labels_stand_beside_their_pictures(run):
+    """Every slot holds a picture of a record, and its positions that record's labels with the weights of their kinds."""
+    known = {}
+    for kind in ("scenes", "documents"):
+        source = open_source(run.data.root, kind)
+        for record in map(source.__getitem__, range(len(source))):
+            picture = resize_image(decode_image(record.images[0].data), RESOLUTION)
+            known[picture.tobytes()] = (kind, label_patches(record, GRID))
+    seen = []
+    for batch, info in load(run):
+        assert info.token_efficiency == info.image_efficiency > 0.9
+        for row, images in enumerate(batch.images):
+            for slot, picture in enumerate(images[: batch.segment_ids[row].max()]):
+                kind, labels = known[picture.tobytes()]
+                place = np.s_[row, slot * LABELS : (slot + 1) * LABELS]
+                there = labels.ravel() != UNLABELLED
+                assert np.array_equal(batch.targets[place][there], labels.ravel()[there])
+                assert np.array_equal(batch.loss_weights[place], np.tile(WEIGHTS, GRID**2).astype(np.float32) * there)
+                assert set(batch.segment_ids[place]) == {slot + 1}
+                assert set(batch.task_ids[place]) == {("scenes", "documents").index(kind)}
+                seen.append(kind)
+    assert abs(seen.count("scenes") - 2 * seen.count("documents")) <= 3
+
+
+def test_restart_continues_exactly(run):
+    """A loader opened at step 4 gives the batches that the first one gave from step 4 on."""
+    for (batch, info), (other, other_info) in zip(load(run, start_step=4), load(run)[4:], strict=True):
+        assert info == other_info
+        assert all(np.array_equal(a, b) for a, b in zip(batch, other))
+
+
+@pytest.mark.parametrize(
+    "fields, sentence",
+    [
+        ({"patch_classes": (2, 3)}, "patch_classes must be"),
+        ({"sequence_length": 160}, f"sequence_length must be images_per_row x {LABELS}"),
+        ({"mixture": (Component("caption", "scenes", 1),)}, "its task is 'patches', not 'caption'"),
+    ],
+)
+def test_a_stage_that_does_not_fit_is_refused(run, fields, sentence):
+    """The sentence says what the stage must have."""
+    with pytest.raises(ValueError, match=sentence):
+        open_loader(run, replace(run.stages[0], **fields))
