@@ -13,7 +13,7 @@ from data_pipelines.packing import Item
 from data_pipelines.reading import HungRead, read_record
 from data_pipelines.sources.source import Problem, RecordError
 from data_pipelines.tasks import TASKS
-from qwenvl_jax.batch import IGNORED, Batch, empty_batch
+from qwenvl_jax.batch import IGNORED, Batch, empty_batch, row_of
 from qwenvl_jax.processing.images import decode_image, resize_image
 from qwenvl_jax.processing.sample import EncodedSample, encode_sample
 from qwenvl_jax.processing.tokenizer import Tokenizer
@@ -76,7 +76,7 @@ class RowMaker:
         batch = empty_batch(
             len(rows), self.sequence_length, self.images_per_row, self.resolution, self.tokenizer.eod_id
         )
-        return batch, [self._write_row(Batch(*(field[b] for field in batch)), row) for b, row in enumerate(rows)]
+        return batch, [self._write_row(row_of(batch, b), row) for b, row in enumerate(rows)]
 
     def _write_row(self, row: Batch, items: Sequence[Item]) -> RowInfo:
         """Writes the samples behind each other into the views of one row."""

@@ -71,6 +71,84 @@ class QwenVLConfig:
 
 
 @dataclass(frozen=True)
+class Qwen2VisionConfig:
+    """ViT trunk and merger of Qwen2-VL (paper section 2.1; `vision_config` of the original)."""
+
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    patch: int = 14
+    """Pixels of a patch's side."""
+    temporal_patch: int = 2
+    """Frames of a patch; an image is a pair of equal frames."""
+    merge: int = 2
+    """Side of the square of patches that becomes one vision token."""
+    activation: str = "quick_gelu"
+    """`quick_gelu` (the original's) or another name of `qwenvl_jax.models.layers.ACTIVATIONS`."""
+
+    @property
+    def patch_size(self) -> int:
+        """Values of a patch: 3 channels, frames, rows, columns."""
+        return 3 * self.temporal_patch * self.patch**2
+
+
+@dataclass(frozen=True)
+class Qwen2LanguageConfig:
+    """Qwen2 LLM with M-RoPE (`modeling_qwen2_vl.py` of the original)."""
+
+    vocab_size: int
+    """Rows of the embedding; at least the tokenizer's ids."""
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    """Heads of keys and values, each shared by heads / kv_heads queries."""
+    mlp_width: int
+    tied: bool
+    """The output layer is the embedding (`tie_word_embeddings`)."""
+    mrope_sections: tuple[int, ...] = (16, 24, 24)
+    """Pairs of a head's dimensions that turn with the position in time, row and column."""
+    rope_base: float = 1e6
+    norm_eps: float = 1e-6
+    """`rms_norm_eps`; text Qwen2-72B has 1e-5, so read it from the checkpoint."""
+
+
+@dataclass(frozen=True)
+class Qwen2VLConfig:
+    """All of Qwen2-VL."""
+
+    vision: Qwen2VisionConfig
+    language: Qwen2LanguageConfig
+
+
+ModelConfig = QwenVLConfig | Qwen2VLConfig
+
+
+@dataclass(frozen=True)
+class PixelLimits:
+    """How large a picture is shown to Qwen2-VL, in pixels; a vision token has 28 x 28 of them."""
+
+    min_pixels: int
+    max_pixels: int
+
+
+@dataclass(frozen=True)
+class VideoLimits:
+    """Which frames of a video Qwen2-VL sees, and how large they are."""
+
+    frames_per_second: float
+    min_frames: int
+    max_frames: int
+    frame: PixelLimits
+    """Limits of one frame."""
+    total_pixels: int
+    """Limit of all pairs of frames together: a token stands for two frames."""
+    round_down: bool
+    """Numbers of frames become even by rounding down instead of to the nearest."""
+
+
+@dataclass(frozen=True)
 class Component:
     """One line of a mixture: samples of one task made from the records of one source."""
 

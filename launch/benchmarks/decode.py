@@ -19,7 +19,8 @@ from qwenvl_jax.config import PrecisionConfig, QwenVLConfig
 from qwenvl_jax.conversion import original_config
 from qwenvl_jax.inference.decode import advance, prefill
 from qwenvl_jax.models.parameters import Parameters, build
-from qwenvl_jax.models.qwen_vl.weights import to_original
+from qwenvl_jax.models.qwen_vl.weights import layout
+from qwenvl_jax.models.weights import to_original
 
 PROMPT, NEW_TOKENS, REPEATS = 64, 64, 5
 ROWS = (1, 8)
@@ -77,7 +78,7 @@ def ours(config: QwenVLConfig, parameters: Parameters) -> Callable[[np.ndarray],
 
 def theirs(fields: dict, config: QwenVLConfig, parameters: Parameters) -> Callable[[np.ndarray], np.ndarray]:
     """The same in PyTorch, eager."""
-    weights = {name: torch.tensor(np.asarray(array)) for name, array in to_original(parameters, config).items()}
+    weights = {name: torch.tensor(np.asarray(array)) for name, array in to_original(parameters, layout(config)).items()}
     model = TorchQwenVL(weights, fields)
 
     def greedy(ids: np.ndarray) -> np.ndarray:

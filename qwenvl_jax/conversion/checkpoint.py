@@ -20,7 +20,8 @@ from qwenvl_jax.config import ParameterRule, QwenVLConfig, Run, Schedule, Stage,
 from qwenvl_jax.conversion import direct
 from qwenvl_jax.conversion.pieces import Index, parameter_shapes, rows_axis, rows_per_piece
 from qwenvl_jax.conversion.stored_tensor import BFLOAT16, empty
-from qwenvl_jax.models.qwen_vl.weights import original_names
+from qwenvl_jax.models.parameters import layout_of
+from qwenvl_jax.models.weights import original_names
 
 NAME = "converted"
 """Of the run, and of its one stage."""
@@ -66,7 +67,7 @@ class CheckpointWriter:
         self._folder.mkdir(parents=True)
         self._arrays: dict[str, _Array] = {}
         whole = {path: tuple(struct.shape) for path, struct in parameter_shapes(config).items()}
-        for name, entry, layer in original_names(config):
+        for name, entry, layer in original_names(layout_of(config)):
             if layer:
                 continue
             for path in entry.paths:

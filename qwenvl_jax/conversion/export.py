@@ -26,7 +26,8 @@ from qwenvl_jax.conversion.pieces import (
 )
 from qwenvl_jax.conversion.safetensors import SafetensorsWriter
 from qwenvl_jax.conversion.stored_tensor import BFLOAT16, FLOATS, finite
-from qwenvl_jax.models.qwen_vl.weights import Entry, original_names
+from qwenvl_jax.models.parameters import layout_of
+from qwenvl_jax.models.weights import Entry, original_names
 from qwenvl_jax.processing.tokenizer import VOCABULARY_FILE
 from qwenvl_jax.training.checkpoints import locate
 
@@ -46,7 +47,7 @@ def to_hugging_face(source: Path, destination: Path, dtype: str | None, say: Say
     lines = differences(parameters, {path: s.shape for path, s in parameter_shapes(run.model).items()})
     refuse(step_folder, lines)
     fields = config_fields(workdir, run, stage)
-    kept = {entry.name: _kept_type(entry, parameters) for _, entry, _ in original_names(run.model)}
+    kept = {entry.name: _kept_type(entry, parameters) for _, entry, _ in original_names(layout_of(run.model))}
     if dtype is None and trained and run.precision.compute == "bfloat16":
         dtype = "bfloat16"
         say("float32 masters are rounded to bfloat16, the type of the release (--dtype float32 keeps them)")
@@ -70,7 +71,7 @@ def write_hugging_face(
     Raises:
       ValueError: numbers are not finite in the type they are written in, or the disk is too small.
     """
-    tensors = [(name, types[entry.name], shapes[name]) for name, entry, _ in original_names(config)]
+    tensors = [(name, types[entry.name], shapes[name]) for name, entry, _ in original_names(layout_of(config))]
     shards: list[list[tuple[str, np.dtype, tuple[int, ...]]]] = [[]]
     filled = total = 0
     for tensor in tensors:
@@ -103,7 +104,7 @@ def write_hugging_face(
 
         run_all(move, pieces(config, shapes))
         refuse(source, [f"{name} is not finite in {types[entry.name]}"
-                        for name, entry, _ in original_names(config) if name in broken])  # fmt: skip
+                        for name, entry, _ in original_names(layout_of(config)) if name in broken])  # fmt: skip
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     carried.write_json(folder / hugging_face.INDEXES[0], index)
 

@@ -23,7 +23,8 @@ from qwenvl_jax.conversion.pieces import (
 from qwenvl_jax.conversion.safetensors import read_header
 from qwenvl_jax.conversion.stored_tensor import FLOATS, StoredTensor, Tensor, finite
 from qwenvl_jax.conversion.torch_zip import read_state_dict
-from qwenvl_jax.models.qwen_vl.weights import original_names
+from qwenvl_jax.models.parameters import layout_of
+from qwenvl_jax.models.weights import original_names
 from qwenvl_jax.processing.tokenizer import VOCABULARY_FILE
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -121,7 +122,7 @@ def read_parameters(folder: Path, config: QwenVLConfig, dtype: str | None = None
 def stored_types(tensors: Mapping[str, Tensor], config: QwenVLConfig) -> dict[str, np.dtype]:
     """Path -> the type that holds all of its tensors exactly: theirs if it is one, float32 for a mixture or float16."""
     found: dict[str, set[np.dtype]] = {}
-    for name, entry, _ in original_names(config):
+    for name, entry, _ in original_names(layout_of(config)):
         for path in entry.paths:
             found.setdefault(path, set()).add(tensors[name].dtype)
     wide, half = FLOATS["float32"], FLOATS["float16"]

@@ -20,8 +20,8 @@ from qwenvl_jax.config import AdapterConfig, LanguageConfig, PrecisionConfig, Qw
 from qwenvl_jax.conversion.hugging_face import read_file
 from qwenvl_jax.conversion.original_config import ADAPTER_HEAD, QUERY_GRID
 from qwenvl_jax.conversion.stored_tensor import StoredTensor, Tensor
-from qwenvl_jax.models.parameters import initialize
-from qwenvl_jax.models.qwen_vl.weights import join, original_names
+from qwenvl_jax.models.parameters import initialize, layout_of
+from qwenvl_jax.models.weights import join, original_names
 
 FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 CONFIG = "open_clip_config.json"
@@ -203,7 +203,9 @@ def new_adapter(config: QwenVLConfig, seed: int) -> dict[str, Tensor]:
 
     arrays = {path: np.asarray(array) for path, array in adapter().items()}
     return {
-        name: NewTensor(name, np.ascontiguousarray(join(entry, [arrays[path] for path in entry.paths], config)))
-        for name, entry, _ in original_names(config)
+        name: NewTensor(
+            name, np.ascontiguousarray(join(entry, [arrays[path] for path in entry.paths], layout_of(config)))
+        )
+        for name, entry, _ in original_names(layout_of(config))
         if entry.paths[0] in arrays
     }

@@ -18,8 +18,8 @@ import numpy as np
 
 from qwenvl_jax.config import PrecisionConfig, QwenVLConfig
 from qwenvl_jax.conversion.stored_tensor import FLOATS, empty
-from qwenvl_jax.models.parameters import build
-from qwenvl_jax.models.qwen_vl.weights import Entry, join, original_names, split, to_original
+from qwenvl_jax.models.parameters import build, layout_of
+from qwenvl_jax.models.weights import Entry, join, original_names, split, to_original
 
 PIECE_ELEMENTS = 16 << 20
 ROWS_UNIT = 16
@@ -52,7 +52,7 @@ class Piece:
 
 def original_shapes(config: QwenVLConfig) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor of the original; nothing is allocated."""
-    tensors = jax.eval_shape(lambda p: to_original(p, config), parameter_shapes(config))
+    tensors = jax.eval_shape(lambda p: to_original(p, layout_of(config)), parameter_shapes(config))
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
@@ -71,7 +71,7 @@ def rows_per_piece(entry: Entry, shape: tuple[int, ...]) -> int:
 
 def pieces(config: QwenVLConfig, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Piece]:
     """Every tensor in pieces, in the order of the table; `shapes` as `original_shapes` gives them."""
-    for name, entry, layer in original_names(config):
+    for name, entry, layer in original_names(layout_of(config)):
         shape = shapes[name]
         stack: Index = () if layer is None else (layer,)
         rows = rows_per_piece(entry, shape)
@@ -91,7 +91,7 @@ def rows_axis(entry: Entry) -> int:
 
 def to_ours(piece: Piece, rows: np.ndarray, config: QwenVLConfig) -> list[np.ndarray]:
     """The rows as regions of our arrays, in C order, one per path of the entry."""
-    regions = split(piece.entry, rows, config)
+    regions = split(piece.entry, rows, layout_of(config))
     copies = [empty(region.shape, region.dtype) for region in regions]
     for copy, region in zip(copies, regions):
         copy_blocked(copy, region)
@@ -101,9 +101,9 @@ def to_ours(piece: Piece, rows: np.ndarray, config: QwenVLConfig) -> list[np.nda
 def to_rows(piece: Piece, regions: Sequence[np.ndarray], dtype: np.dtype, config: QwenVLConfig) -> np.ndarray:
     """The inverse of `to_ours`, rounded to `dtype`."""
     rows = empty(piece.shape, dtype)
-    views = split(piece.entry, rows, config)
+    views = split(piece.entry, rows, layout_of(config))
     if not all(np.shares_memory(view, rows) for view in views):  # the convolution's pattern cannot be a view
-        rows[...] = join(piece.entry, regions, config)
+        rows[...] = join(piece.entry, regions, layout_of(config))
         return rows
     for view, region in zip(views, regions):
         copy_blocked(view, region)

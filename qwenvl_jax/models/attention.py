@@ -1,10 +1,11 @@
 """The one attention function of all models.
 
-Shape legend: B rows, S query positions, T key positions, N heads, H head size.
+Shape legend: B rows, S query positions, T key positions, N heads, K heads of keys and values, G = N / K, H head size.
 """
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 
 CAUSAL_BLOCK = 256
@@ -21,7 +22,7 @@ def attention(
     causal: bool = False,
     query_start: jax.Array | int = 0,
 ) -> jax.Array:
-    """Scaled dot-product attention, [B, S, N, H] x [B, T, N, H] -> [B, S, N, H].
+    """Scaled dot-product attention, [B, S, N, H] x [B, T, K, H] -> [B, S, N, H]; head n meets keys and values n // G.
 
     Softmax runs in float32 whatever the inputs' type (the PyTorch original stays in bf16).
 
@@ -71,7 +72,8 @@ def _dense(
     query_start: jax.Array | int | None,
 ) -> jax.Array:
     """All scores at once; `query_start` None means that no order is imposed."""
-    scores = jnp.einsum("bsnh,btnh->bnst", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    grouped = rearrange(q, "b s (k g) h -> b s k g h", k=k.shape[2])
+    scores = jnp.einsum("bskgh,btkh->bkgst", grouped, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     mask = None
     if query_segments is not None and key_segments is not None:
         mask = query_segments[:, :, None] == key_segments[:, None, :]
@@ -79,6 +81,6 @@ def _dense(
         order = jnp.arange(q.shape[1])[:, None] + query_start >= jnp.arange(k.shape[1])
         mask = order[None] if mask is None else mask & order
     if mask is not None:
-        scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
+        scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bnst,btnh->bsnh", weights, v)
+    return jnp.einsum("bkgst,btkh->bskgh", weights, v).reshape(q.shape)

@@ -4,6 +4,7 @@ Optimizer tables, sharding rules, checkpoints and conversion all speak of parame
 `language/blocks/q/kernel`. This module is the only place that turns NNX state into paths and back.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,18 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from qwenvl_jax.config import PrecisionConfig, QwenVLConfig
+from qwenvl_jax.config import ModelConfig, PrecisionConfig, Qwen2VLConfig, QwenVLConfig
+from qwenvl_jax.models.qwen2_vl import weights as qwen2_vl_weights
+from qwenvl_jax.models.qwen2_vl.model import Qwen2VL
+from qwenvl_jax.models.qwen_vl import weights as qwen_vl_weights
 from qwenvl_jax.models.qwen_vl.model import QwenVL
+from qwenvl_jax.models.weights import Layout
+
+MODELS: dict[type, tuple[Callable[..., nnx.Module], Callable[[Any], Layout]]] = {
+    # configuration: the model that it describes, and the tensors of the model's original
+    QwenVLConfig: (QwenVL, qwen_vl_weights.layout),
+    Qwen2VLConfig: (Qwen2VL, qwen2_vl_weights.layout),
+}
 
 Parameters = dict[str, jax.Array]
 
@@ -42,9 +53,10 @@ class Architecture:
         return nnx.merge(self.graphdef, jax.tree.unflatten(self.treedef, leaves))
 
 
-def build(config: QwenVLConfig, precision: PrecisionConfig) -> Architecture:
+def build(config: ModelConfig, precision: PrecisionConfig) -> Architecture:
     """The architecture, from shapes alone: no parameter is allocated."""
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: QwenVL(config, precision, nnx.Rngs(0))))
+    model, _ = MODELS[type(config)]
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: model(config, precision, nnx.Rngs(0))))
     flat = nnx.to_flat_state(state)
     paths = ["/".join(str(key) for key in path) for path, _ in flat]
     leaves, treedef = jax.tree.flatten(state)
@@ -54,8 +66,15 @@ def build(config: QwenVLConfig, precision: PrecisionConfig) -> Architecture:
     return Architecture(graphdef, treedef, dict(zip(paths, leaves)), axes)
 
 
-def initialize(config: QwenVLConfig, precision: PrecisionConfig, seed: int) -> Parameters:
+def initialize(config: ModelConfig, precision: PrecisionConfig, seed: int) -> Parameters:
     """Random float32 parameters, a pure function of the seed. Jit it with output shardings for large models."""
-    _, state = nnx.split(QwenVL(config, precision, nnx.Rngs(seed)))
+    model, _ = MODELS[type(config)]
+    _, state = nnx.split(model(config, precision, nnx.Rngs(seed)))
     flat = nnx.to_flat_state(state)
     return {"/".join(str(key) for key in path): jnp.asarray(variable[...]) for path, variable in flat}
+
+
+def layout_of(config: ModelConfig) -> Layout:
+    """Which tensors the model's original has, and which parameters they are."""
+    _, layout = MODELS[type(config)]
+    return layout(config)

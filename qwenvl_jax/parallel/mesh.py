@@ -22,6 +22,7 @@ RULES: Mapping[str, str | None] = {
     "embed": "fsdp",
     "embed_out": None,
     "heads": "tensor",
+    "kv_heads": "tensor",
     "head": None,
     "mlp": "tensor",
     "vocab": "tensor",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from qwenvl_jax.processing.sample import Image, Sample, Text, encode_sample, joined
+from qwenvl_jax.processing.sample import Image, Part, Sample, Text, encode_sample, joined
 from qwenvl_jax.processing.tokenizer import IM_END, IM_START, IMAGE_END, IMAGE_START, Tokenizer
 
 USER, ASSISTANT = "user", "assistant"
@@ -20,7 +20,7 @@ MAX_WINDOW_SIZE = 6144
 
 _IMAGE = re.compile(re.escape(IMAGE_START) + r"(.*?)" + re.escape(IMAGE_END), re.DOTALL)
 
-Parts = tuple[Text | Image, ...]
+Parts = tuple[Part, ...]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Round(NamedTuple):
 
 def _content(text: str, supervised: bool = False, typed: bool = False) -> Parts:
     """A turn's text, cut at its images."""
-    parts: list[Text | Image] = []
+    parts: list[Part] = []
     # Every second piece is what an <img> held.
     for number, piece in enumerate(_IMAGE.split(text)):
         if number % 2:
@@ -75,7 +75,7 @@ def chat_parts(turns: Sequence[ChatTurn], system: str = SYSTEM_PROMPT) -> Parts:
         turns = turns[1:]
     if not any(turn.role == ASSISTANT for turn in turns):
         raise ValueError(f"conversation has no {ASSISTANT!r} turn behind a {USER!r} turn, so nothing to learn; add one")
-    parts: list[Text | Image] = []
+    parts: list[Part] = []
     for role, text in (("system", system), *((turn.role, turn.text) for turn in turns)):
         parts += [Text(IM_START, supervised=True), Text(f"{role}\n")]
         parts += _content(text, supervised=role == ASSISTANT)
@@ -89,7 +89,7 @@ def query_of(text: str, images: Sequence[bytes]) -> Sample:
     Raises:
       ValueError: an image is no number of `images`.
     """
-    parts: list[Text | Image] = []
+    parts: list[Part] = []
     named: list[bytes] = []
     for part in _content(text, typed=True):
         if isinstance(part, Image):

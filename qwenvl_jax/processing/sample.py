@@ -33,18 +33,31 @@ class Image:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One training sample: parts in order, and the encoded pictures (JPEG, PNG, ...) that they name."""
+class Video:
+    """The sample's video number `index` (position in `Sample.videos`) stands here; Qwen2-VL alone reads videos."""
 
-    parts: tuple[Text | Image, ...]
+    index: int
+
+
+Part = Text | Image | Video
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training sample: parts in order, and the encoded pictures (JPEG, PNG, ...) and videos that they name."""
+
+    parts: tuple[Part, ...]
     images: tuple[bytes, ...] = ()
+    videos: tuple[bytes, ...] = ()
 
 
 def joined(first: Sample, second: Sample) -> Sample:
-    """Two samples behind each other; the second's images follow the first's."""
-    by = len(first.images)
-    moved = (replace(part, index=part.index + by) if isinstance(part, Image) else part for part in second.parts)
-    return Sample((*first.parts, *moved), first.images + second.images)
+    """Two samples behind each other; the second's images and videos follow the first's."""
+    by = {Image: len(first.images), Video: len(first.videos)}
+    moved = (
+        part if isinstance(part, Text) else replace(part, index=part.index + by[type(part)]) for part in second.parts
+    )
+    return Sample((*first.parts, *moved), first.images + second.images, first.videos + second.videos)
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,9 @@ def encode_sample(sample: Sample, tokenizer: Tokenizer, queries: int) -> Encoded
 
     As in `QWenModel.forward` of the original, start and end tags keep their learned embeddings and the
     positions between are replaced.
+
+    Raises:
+      ValueError: the sample holds a video.
     """
     tokens: list[int] = []
     supervised: list[bool] = []
@@ -78,6 +94,8 @@ def encode_sample(sample: Sample, tokenizer: Tokenizer, queries: int) -> Encoded
             ids = [tokenizer.image_start_id, *[tokenizer.image_pad_id] * queries, tokenizer.image_end_id]
             vision += [-1, *range(part.index * queries, (part.index + 1) * queries), -1]
             learned = False
+        elif isinstance(part, Video):
+            raise ValueError("Qwen-VL reads no videos; leave the sample out, or give frames as images")
         else:
             ids = tokenizer.encode(part.text, GROUNDING_TOKENS if part.typed else "all")
             vision += [-1] * len(ids)

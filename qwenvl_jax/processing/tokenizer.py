@@ -7,9 +7,11 @@ Source of the behaviour: `tokenization_qwen.py` of the original.
 import base64
 import binascii
 import hashlib
+import json
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +32,30 @@ MARKUP_TOKENS = (*GROUNDING_TOKENS, IMAGE_START, IMAGE_END, IMAGE_PAD)
 SPECIAL_TOKENS = (END_OF_TEXT, IM_START, IM_END, *(f"<|extra_{i}|>" for i in range(205)), *MARKUP_TOKENS)
 """In the order of their ids, which follow the vocabulary's ordinary ids."""
 
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The special tokens of a family of models, and what some of them mean.
+
+    Attributes:
+      strings: in the order of their ids, which follow the vocabulary's ordinary ids.
+      image_start: stands before an image or video.
+      image_end: stands behind it.
+      image_pad: stands where a vision token of an image is placed.
+      grounding: what answers keep of the special tokens.
+      image_paths: whether an image's path may stand between start and end, a byte in each place (Qwen-VL).
+    """
+
+    strings: tuple[str, ...]
+    image_start: str
+    image_end: str
+    image_pad: str
+    grounding: tuple[str, ...]
+    image_paths: bool
+
+
+QWEN_VL = SpecialTokens(SPECIAL_TOKENS, IMAGE_START, IMAGE_END, IMAGE_PAD, GROUNDING_TOKENS, image_paths=True)
+
 IMAGE_SLOTS = 256
 """Ids between `<img>` and `</img>` of an encoded path, whatever its length."""
 MAX_PATH_BYTES = 254
@@ -46,8 +72,8 @@ WORLD = "world"
 """The name of the embedded world's byte-pair vocabulary (`data_pipelines.synthetic.vocabulary` makes its file)."""
 WORLD_FILE = Path(__file__).with_name("world.tiktoken")
 VOCABULARY_FILE = "qwen.tiktoken"
-
-_SPECIAL = re.compile("(" + "|".join(re.escape(token) for token in SPECIAL_TOKENS) + ")")
+JSON_VOCABULARY_FILE = "vocab.json"
+"""The same vocabulary as checkpoints of Qwen2-VL hold it."""
 
 
 class Tokenizer:
@@ -56,30 +82,32 @@ class Tokenizer:
     Attributes:
       name: `bytes`, `world`, or `qwen` for the vocabulary of a file.
       special_tokens: special string to id, in the order of the ids.
-      size: number of ids (151860 for Qwen, 473 for bytes); an embedding needs at least as many rows.
+      special: the family's special tokens.
+      size: number of ids (151860 for Qwen-VL, 473 with bytes); an embedding needs at least as many rows.
       fingerprint: 16 hexadecimal digits that identify the vocabulary and its special tokens.
     """
 
-    def __init__(self, name: str, ranks: Mapping[bytes, int]) -> None:
+    def __init__(self, name: str, ranks: Mapping[bytes, int], special: SpecialTokens = QWEN_VL) -> None:
         """Use `load_tokenizer`. `ranks` maps a token's bytes to its id; ids are 0 .. len(ranks) - 1."""
-        self.name = name
-        self.special_tokens = {token: len(ranks) + i for i, token in enumerate(SPECIAL_TOKENS)}
-        self.size = len(ranks) + len(SPECIAL_TOKENS)
+        self.name, self.special = name, special
+        self.special_tokens = {token: len(ranks) + i for i, token in enumerate(special.strings)}
+        self.size = len(ranks) + len(special.strings)
         self.eod_id = self.special_tokens[END_OF_TEXT]
         self.im_start_id = self.special_tokens[IM_START]
         self.im_end_id = self.special_tokens[IM_END]
-        self.image_start_id = self.special_tokens[IMAGE_START]
-        self.image_end_id = self.special_tokens[IMAGE_END]
-        self.image_pad_id = self.special_tokens[IMAGE_PAD]
+        self.image_start_id = self.special_tokens[special.image_start]
+        self.image_end_id = self.special_tokens[special.image_end]
+        self.image_pad_id = self.special_tokens[special.image_pad]
         self._encoding = tiktoken.Encoding(
             name, pat_str=PATTERN, mergeable_ranks=dict(ranks), special_tokens=self.special_tokens
         )
         # Measured on 340 characters: 27 us through tiktoken without merges, 3 us when bytes are taken as ids.
         self._byte_level = name == BYTES
+        self._special = re.compile("(" + "|".join(map(re.escape, special.strings)) + ")")
         by_id = sorted(ranks.items(), key=lambda item: item[1])
         digest = hashlib.sha256(PATTERN.encode())
         digest.update(b"".join(len(token).to_bytes(4) + token for token, _ in by_id))
-        digest.update("\n".join(SPECIAL_TOKENS).encode())
+        digest.update("\n".join(special.strings).encode())
         self.fingerprint = digest.hexdigest()[:16]
 
     def encode(self, text: str, allowed_special: Literal["all"] | Collection[str] = "all") -> list[int]:
@@ -87,7 +115,7 @@ class Tokenizer:
 
         Args:
           text: any string; lone surrogates become U+FFFD.
-          allowed_special: special strings that become their id; the others are plain text. Where `<img>` is
+          allowed_special: special strings that become their id; the others are plain text. Where Qwen-VL's `<img>` is
             allowed, `<img>path</img>` becomes a span of `encode_image_path`.
 
         Raises:
@@ -99,7 +127,8 @@ class Tokenizer:
         except UnicodeEncodeError:
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         ids = self._encode_plain_and_special(text, allowed_special)
-        if IMAGE_START not in text or not (allowed_special == "all" or IMAGE_START in allowed_special):
+        allowed = allowed_special == "all" or IMAGE_START in allowed_special
+        if not (self.special.image_paths and allowed and IMAGE_START in text):
             return ids
         return self._replace_image_paths(ids)
 
@@ -111,7 +140,7 @@ class Tokenizer:
         if "<" not in text:
             return list(text.encode())
         ids: list[int] = []
-        for part in _SPECIAL.split(text):
+        for part in self._special.split(text):
             special = self.special_tokens.get(part)
             if special is not None and (allowed == "all" or part in allowed):
                 ids.append(special)
@@ -153,7 +182,7 @@ class Tokenizer:
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = False, keep: Collection[str] = ()) -> str:
         """The text of the ids; bytes that are no UTF-8 become U+FFFD.
 
-        An image span becomes `<img>path</img>`, the path being empty where the slots hold no path; an `<img>`
+        An image span of Qwen-VL becomes `<img>path</img>`, the path being empty where the slots hold no path; an `<img>`
         that opens no span (generated text) stays as it is.
 
         Args:
@@ -167,7 +196,7 @@ class Tokenizer:
         plain = [int(i) for i in ids]
         if plain and (min(plain) < 0 or max(plain) >= self.size):
             raise ValueError(f"ids {min(plain)}..{max(plain)} lie outside [0, {self.size}) of the vocabulary")
-        if self.image_start_id in plain:
+        if self.special.image_paths and self.image_start_id in plain:
             plain = self._restore_image_paths(plain)
         if skip_special_tokens:
             kept = {self.special_tokens[token] for token in keep}
@@ -196,32 +225,44 @@ class Tokenizer:
         return restored
 
 
-def load_tokenizer(name: str | Path) -> Tokenizer:
+def load_tokenizer(name: str | Path, special: SpecialTokens = QWEN_VL) -> Tokenizer:
     """The tokenizer of a vocabulary.
 
     Args:
-      name: `bytes` for one id per byte, `world` for the embedded world's vocabulary, else the path of Qwen's
-        `qwen.tiktoken` or of a folder that holds it.
+      name: `bytes` for one id per byte, `world` for the embedded world's vocabulary, else the path of `qwen.tiktoken` or
+        of Qwen2's `vocab.json`, or of a folder that holds one of them.
+      special: the special tokens behind the vocabulary's.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: the file is not lines of `base64 rank` with ranks 0, 1, 2, ... and all single bytes.
+      ValueError: the file does not give the ranks 0, 1, 2, ... to tokens with all single bytes among them.
     """
     if name == BYTES:
-        return Tokenizer(BYTES, {bytes([byte]): byte for byte in range(256)})
+        return Tokenizer(BYTES, {bytes([byte]): byte for byte in range(256)}, special)
     if name == WORLD:
-        return Tokenizer(WORLD, _read_ranks(WORLD_FILE))
+        return Tokenizer(WORLD, _read_ranks(WORLD_FILE), special)
     path = Path(name)
     if path.is_dir():
-        path = path / VOCABULARY_FILE
+        files = [path / VOCABULARY_FILE, path / JSON_VOCABULARY_FILE]
+        path = next((file for file in files if file.is_file()), files[0])
     if not path.is_file():
         raise FileNotFoundError(
-            f"no vocabulary at {path}; give a checkpoint's {VOCABULARY_FILE}, its folder, {WORLD!r} or {BYTES!r}"
+            f"no vocabulary at {path}; give a checkpoint's {VOCABULARY_FILE} or {JSON_VOCABULARY_FILE}, its folder, "
+            f"{WORLD!r} or {BYTES!r}"
         )
-    return Tokenizer("qwen", _read_ranks(path))
+    return Tokenizer("qwen", _read_ranks(path), special)
 
 
 def _read_ranks(path: Path) -> dict[bytes, int]:
+    ranks = _read_json_ranks(path) if path.suffix == ".json" else _read_tiktoken_ranks(path)
+    if sorted(ranks.values()) != list(range(len(ranks))):
+        raise ValueError(f"the ranks of {path} are not 0..{len(ranks) - 1} once each; fetch the file again")
+    if any(bytes([byte]) not in ranks for byte in range(256)):
+        raise ValueError(f"{path} lacks single bytes, so it cannot encode every text; fetch the file again")
+    return ranks
+
+
+def _read_tiktoken_ranks(path: Path) -> dict[bytes, int]:
     ranks: dict[bytes, int] = {}
     lines = path.read_bytes().splitlines()
     for number, line in enumerate(lines, start=1):
@@ -234,8 +275,17 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
             raise ValueError(
                 f"{path} line {number} is not `base64 rank`; is the file a complete {VOCABULARY_FILE}?"
             ) from error
-    if sorted(ranks.values()) != list(range(len(ranks))):
-        raise ValueError(f"the ranks of {path} are not 0..{len(ranks) - 1} once each; fetch the file again")
-    if any(bytes([byte]) not in ranks for byte in range(256)):
-        raise ValueError(f"{path} lacks single bytes, so it cannot encode every text; fetch the file again")
     return ranks
+
+
+def _read_json_ranks(path: Path) -> dict[bytes, int]:
+    """Tokens are written with one printable character per byte (GPT-2's alphabet); merges follow the order of ids."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    byte_of = {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+    try:
+        return {bytes(byte_of[c] for c in token): int(rank) for token, rank in json.loads(path.read_bytes()).items()}
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"{path} is no JSON of tokens and their ids; is it a complete {JSON_VOCABULARY_FILE}?"
+        ) from error

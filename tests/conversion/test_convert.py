@@ -24,8 +24,8 @@ from qwenvl_jax.conversion.checkpoint import open_checkpoint
 from qwenvl_jax.conversion.convert import compute_type
 from qwenvl_jax.conversion.original_config import from_original as from_original_config
 from qwenvl_jax.conversion.pieces import original_shapes
-from qwenvl_jax.models.parameters import build
-from qwenvl_jax.models.qwen_vl.weights import from_original
+from qwenvl_jax.models.parameters import build, layout_of
+from qwenvl_jax.models.weights import from_original
 from qwenvl_jax.parallel.mesh import make_mesh, parameter_shardings
 from qwenvl_jax.processing.tokenizer import WORLD_FILE, load_tokenizer
 from qwenvl_jax.training import checkpoints as checkpoints_module
@@ -75,7 +75,7 @@ def test_pieces_and_shards_of_a_large_model(tmp_path, monkeypatch, converted, te
     chunks = [f.name for f in (tmp_path / "ours/checkpoints/converted/0/frozen/language/head/kernel").iterdir()]
     assert len(chunks) > 10
     parameters = load_parameters(tmp_path / "ours", "converted", 0)
-    wanted = from_original(tensors, CONFIG)
+    wanted = from_original(tensors, layout_of(CONFIG))
     assert all(np.array_equal(parameters[path], wanted[path]) for path in wanted)
 
 
@@ -102,7 +102,7 @@ def test_orbax_restores_a_converted_checkpoint(tmp_path, converted, tensors: Ten
     """With the code that restores training's checkpoints: on one device, and placed on eight, each with its part."""
     converted(make_folder(tmp_path / "hf", tensors), tmp_path / "ours")
     assert newest(tmp_path / "ours", ("converted",)) == ("converted", 0)
-    wanted = from_original(tensors, CONFIG)
+    wanted = from_original(tensors, layout_of(CONFIG))
     whole = load_parameters(tmp_path / "ours", "converted", 0)
     architecture = build(CONFIG, PrecisionConfig())
     mesh = make_mesh(MeshConfig(1, 8, 1))
@@ -189,7 +189,7 @@ def test_checkpoints_of_training(tmp_path, converted, tensors: Tensors, monkeypa
     changed goes back bit by bit. float32 keeps the masters. Orbax's chunks may cut arrays."""
     monkeypatch.setattr(checkpoints_module, "CHUNK_BYTES", 20_000)
     monkeypatch.setattr(pieces_module, "PIECE_ELEMENTS", 3000)
-    parameters = jax.tree.map(jax.numpy.asarray, from_original(tensors, CONFIG))
+    parameters = jax.tree.map(jax.numpy.asarray, from_original(tensors, layout_of(CONFIG)))
     master = parameters["language/norm/scale"].astype("float32") + 1e-4
     trained_run(tmp_path / "run", FINE_TUNING, parameters | {"language/norm/scale": master})
     said = converted(tmp_path / "run", tmp_path / "back")
@@ -212,7 +212,7 @@ def test_checkpoints_of_training(tmp_path, converted, tensors: Tensors, monkeypa
 def test_float32_training_stays_float32(tmp_path, converted) -> None:
     """A run that computes in float32 is not rounded unless asked."""
     tensors = random_tensors("float32")
-    parameters = jax.tree.map(jax.numpy.asarray, from_original(tensors, CONFIG))
+    parameters = jax.tree.map(jax.numpy.asarray, from_original(tensors, layout_of(CONFIG)))
     trained_run(tmp_path / "run", FINE_TUNING, parameters, compute="float32")
     converted(tmp_path / "run", tmp_path / "back")
     assert same(loaded(tmp_path / "back"), tensors)
@@ -220,7 +220,7 @@ def test_float32_training_stays_float32(tmp_path, converted) -> None:
 
 def test_broken_checkpoints_are_refused_as_a_whole(tmp_path, converted, tensors: Tensors) -> None:
     """Not finite after training, or of another model: all names, and no folder."""
-    parameters = from_original(tensors, CONFIG)
+    parameters = from_original(tensors, layout_of(CONFIG))
     for path in ("language/norm/scale", "adapter/query"):
         parameters[path] = parameters[path].astype(np.float32)
         parameters[path][-1] = np.nan

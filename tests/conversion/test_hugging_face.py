@@ -13,7 +13,8 @@ from qwenvl_jax.conversion.hugging_face import (
     read_parameters,
     tokenizer_file,
 )
-from qwenvl_jax.models.qwen_vl.weights import from_original
+from qwenvl_jax.models.parameters import layout_of
+from qwenvl_jax.models.weights import from_original
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
@@ -24,7 +25,7 @@ def test_every_kind_of_folder(tmp_path, tensors: Tensors, kind: str, shards: int
     assert is_hugging_face(folder)
     config = read_config(folder)
     assert config == CONFIG
-    found, wanted = read_parameters(folder, config), from_original(tensors, config)
+    found, wanted = read_parameters(folder, config), from_original(tensors, layout_of(config))
     assert found.keys() == wanted.keys()
     assert all(found[path].dtype == wanted[path].dtype for path in wanted)
     assert all(found[path].tobytes() == wanted[path].tobytes() for path in wanted)
@@ -34,11 +35,13 @@ def test_types(tmp_path, tensors: Tensors) -> None:
     """A wanted type is given; float16 becomes float32, exactly; a mixture within an array becomes float32."""
     folder = make_folder(tmp_path / "hf", tensors)
     wide = read_parameters(folder, CONFIG, "float32")
-    wanted = from_original(tensors, CONFIG)
+    wanted = from_original(tensors, layout_of(CONFIG))
     assert all(array.dtype == np.float32 and np.array_equal(array, wanted[path]) for path, array in wide.items())
     half = random_tensors("float16")
     exact = read_parameters(make_folder(tmp_path / "half", half), CONFIG)
-    assert all(a.dtype == np.float32 and np.array_equal(a, from_original(half, CONFIG)[p]) for p, a in exact.items())
+    assert all(
+        a.dtype == np.float32 and np.array_equal(a, from_original(half, layout_of(CONFIG))[p]) for p, a in exact.items()
+    )
     name = "transformer.h.1.attn.c_proj.weight"
     mixed = read_parameters(make_folder(tmp_path / "mixed", tensors | {name: tensors[name].astype("f4")}), CONFIG)
     assert {str(a.dtype) for p, a in mixed.items() if p == "language/blocks/out/kernel"} == {"float32"}
@@ -88,7 +91,7 @@ def test_old_constants_are_left_out(tmp_path, tensors: Tensors) -> None:
         "transformer.h.1.attn.rotary_emb.inv_freq": np.ones(32, np.float32),
     }
     folder = make_folder(tmp_path / "hf", tensors | constants, "bin")
-    assert read_parameters(folder, CONFIG).keys() == from_original(tensors, CONFIG).keys()
+    assert read_parameters(folder, CONFIG).keys() == from_original(tensors, layout_of(CONFIG)).keys()
 
 
 @pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd", "sub/a.safetensors", "..\\a", "..", 7])

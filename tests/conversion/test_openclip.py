@@ -10,8 +10,8 @@ from small_folder import CONFIG, FIELDS, SHAPES, Tensors, make_folder, random_te
 
 from qwenvl_jax.config import PrecisionConfig, from_json
 from qwenvl_jax.conversion.openclip import expected_shapes
-from qwenvl_jax.models.parameters import initialize
-from qwenvl_jax.models.qwen_vl.weights import from_original, to_original
+from qwenvl_jax.models.parameters import initialize, layout_of
+from qwenvl_jax.models.weights import from_original, to_original
 from qwenvl_jax.training.checkpoints import load_parameters
 
 CLIP_SHAPES = expected_shapes(SHAPES) | {
@@ -52,7 +52,7 @@ def test_both_towers_and_a_new_adapter(tmp_path, converted, towers, tensors: Ten
     assert run.model == CONFIG
     assert run.stages[0].resolution == 224
     found = load_parameters(tmp_path / "start", "converted", 0)
-    wanted = from_original(tensors, CONFIG)
+    wanted = from_original(tensors, layout_of(CONFIG))
     fresh = initialize(CONFIG, PrecisionConfig(), 0)
     assert found.keys() == wanted.keys()
     for path, array in found.items():
@@ -88,7 +88,7 @@ def test_the_trunk_computes_what_openclip_computes(tmp_path, converted, towers, 
     positions = clip["visual.positional_embedding"]
     np.testing.assert_array_equal(found["vision/position"], positions[1:])
     np.testing.assert_array_equal(found["vision/norm_pre/scale"], clip["visual.ln_pre.weight"])
-    back = to_original(found, CONFIG)
+    back = to_original(found, layout_of(CONFIG))
     for part in ("mlp.c_fc.weight", "mlp.c_proj.bias", "ln_2.weight"):
         name = f"transformer.resblocks.1.{part}"
         np.testing.assert_array_equal(back[f"transformer.visual.{name}"], clip[f"visual.{name}"])

@@ -9,7 +9,8 @@ from small_folder import CONFIG, SHAPES, Tensors
 from qwenvl_jax.conversion import pieces as module
 from qwenvl_jax.conversion.pieces import copy_blocked, parameter_shapes, pieces, run_all, to_ours, to_rows
 from qwenvl_jax.conversion.stored_tensor import FLOATS, finite
-from qwenvl_jax.models.qwen_vl.weights import from_original
+from qwenvl_jax.models.parameters import layout_of
+from qwenvl_jax.models.weights import from_original
 
 
 @pytest.mark.parametrize("elements", [1 << 24, 5000, 1])
@@ -18,7 +19,7 @@ def test_pieces_are_the_model(monkeypatch, tensors: Tensors, elements: int) -> N
     monkeypatch.setattr(module, "PIECE_ELEMENTS", elements)
     ours = {path: np.zeros(struct.shape, np.float32) for path, struct in parameter_shapes(CONFIG).items()}
     back = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
-    wanted = from_original(tensors, CONFIG)
+    wanted = from_original(tensors, layout_of(CONFIG))
     count = 0
     for piece in pieces(CONFIG, SHAPES):
         rows = tensors[piece.name][piece.start : piece.start + piece.shape[0]]

@@ -10,6 +10,7 @@ from data_pipelines.rows import RowMaker
 from data_pipelines.sources.array_record import ArrayRecordSource
 from data_pipelines.sources.source import RecordError
 from data_pipelines.tasks import TASKS
+from qwenvl_jax.batch import row_of
 from qwenvl_jax.processing.images import decode_image, resize_image
 from qwenvl_jax.processing.sample import encode_sample
 from qwenvl_jax.processing.tokenizer import load_tokenizer
@@ -40,7 +41,7 @@ def test_row_holds_its_samples(maker):
     """Every array holds each sample's part where it belongs, then padding."""
     items = [Item(0, 1), Item(2, 0), Item(1, 2)]
     batch, [info] = maker.make_rows([items])
-    row = type(batch)(*(field[0] for field in batch))
+    row = row_of(batch, 0)
     start = slot = 0
     for segment, item in enumerate(items, start=1):
         sample = encoded(maker, item)

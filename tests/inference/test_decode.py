@@ -87,9 +87,8 @@ def test_the_cache_gives_the_tokens_of_the_full_forward_pass(model, processor, e
         length, slots = len(sample.tokens), len(sample.images)
         prompt = unpadded(sample, slots, tokenizer)
         behind = empty_batch(1, NEW, slots, RESOLUTION, tokenizer.eod_id)
-        batch = Batch(*(np.concatenate(fields, axis=1) for fields in zip(prompt, behind)))._replace(
-            images=prompt.images
-        )
+        joined = jax.tree.map(lambda *fields: np.concatenate(fields, axis=1), prompt, behind)
+        batch = joined._replace(images=prompt.images)
         batch.positions[0] = np.arange(length + NEW)
         for place, token in enumerate(expected, start=length):
             assert int(jnp.argmax(logits(batch, place - 1))) == token

@@ -12,7 +12,8 @@ from qwenvl_jax.config import AdapterConfig, LanguageConfig, PrecisionConfig, Qw
 from qwenvl_jax.inference.decode import advance, prefill
 from qwenvl_jax.models.fusion import place_vision
 from qwenvl_jax.models.parameters import build
-from qwenvl_jax.models.qwen_vl.weights import from_original
+from qwenvl_jax.models.qwen_vl.weights import layout
+from qwenvl_jax.models.weights import from_original
 
 CONFIG = QwenVLConfig(
     vision=VisionConfig(width=64, layers=2, heads=4, mlp_width=315, patch=14, position_grid=16),
@@ -32,7 +33,9 @@ def golden() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def model(golden):
     weights = {name.removeprefix("w/"): array for name, array in golden.items() if name.startswith("w/")}
-    return build(CONFIG, PrecisionConfig(compute="float32")), jax.tree.map(jnp.asarray, from_original(weights, CONFIG))
+    return build(CONFIG, PrecisionConfig(compute="float32")), jax.tree.map(
+        jnp.asarray, from_original(weights, layout(CONFIG))
+    )
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ import qwenvl_jax
 from qwenvl_jax.config import Component, Stage, to_json
 from qwenvl_jax.inference.generation_config import GenerationConfig, stage_generation_config
 from qwenvl_jax.models.parameters import build
-from qwenvl_jax.models.qwen_vl.weights import to_original
+from qwenvl_jax.models.qwen_vl.weights import layout
+from qwenvl_jax.models.weights import to_original
 from qwenvl_jax.training.checkpoints import Checkpoints
 from qwenvl_jax.training.step import TrainState
 
@@ -53,7 +54,7 @@ def hugging_face(tmp_path_factory) -> Path:
     rng = np.random.default_rng(0)
     shapes = build(config, small_run(small_stage()).precision).shapes
     parameters = {path: rng.normal(0, 0.2, s.shape).astype(np.float32) for path, s in shapes.items()}
-    tensors = {name: np.ascontiguousarray(array) for name, array in to_original(parameters, config).items()}
+    tensors = {name: np.ascontiguousarray(array) for name, array in to_original(parameters, layout(config)).items()}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     return folder
 

@@ -20,8 +20,8 @@ from launch.train import starting_point, with_model_of
 from qwenvl_jax.config import PrecisionConfig, from_json
 from qwenvl_jax.conversion.original_config import from_original, to_original
 from qwenvl_jax.conversion.pieces import original_shapes
-from qwenvl_jax.models.parameters import build
-from qwenvl_jax.models.qwen_vl.weights import from_original as from_tensors
+from qwenvl_jax.models.parameters import build, layout_of
+from qwenvl_jax.models.weights import from_original as from_tensors
 from qwenvl_jax.parallel.mesh import make_mesh, parameter_shardings
 from qwenvl_jax.processing.tokenizer import WORLD_FILE, load_tokenizer
 from qwenvl_jax.training.checkpoints import load_parameters
@@ -154,7 +154,7 @@ def test_a_recipe_can_name_its_start(home: Path, monkeypatch) -> None:
     shardings = parameter_shardings(architecture.axes, architecture.shapes, make_mesh(run.mesh, jax.devices()[:1]))
     parameters = starting_point(run, run.stages[0], None, home / "runs" / "new", shardings)
     assert {path: array.sharding for path, array in parameters.items()} == shardings
-    before = from_tensors(tensors_of(home / "hf"), CONFIG)
+    before = from_tensors(tensors_of(home / "hf"), layout_of(CONFIG))
     assert all(np.asarray(parameters[path]).tobytes() == array.tobytes() for path, array in before.items())
 
 

@@ -5,6 +5,7 @@ import math
 import pytest
 from jax.sharding import PartitionSpec
 
+from configs.qwen2_vl import MODEL_2B, MODEL_7B, MODEL_72B
 from configs.qwen_vl import MODEL
 from qwenvl_jax.config import MeshConfig, PrecisionConfig
 from qwenvl_jax.models.parameters import build
@@ -78,9 +79,10 @@ def test_rows_that_do_not_fit() -> None:
         check_rows(2, 1, mesh)
 
 
-def test_the_full_model_fits_a_mesh() -> None:
-    """Every parameter of Qwen-VL has a place on fsdp x tensor = 2 x 2; what is not split by four is under 1 %."""
-    architecture = build(MODEL, PrecisionConfig())
+@pytest.mark.parametrize("model", [MODEL, MODEL_2B, MODEL_7B, MODEL_72B], ids=["qwen-vl", "2B", "7B", "72B"])
+def test_full_models_fit_a_mesh(model) -> None:
+    """Every parameter has a place on fsdp x tensor = 2 x 2; what is not split by four is under 1 %."""
+    architecture = build(model, PrecisionConfig())
     shardings = parameter_shardings(architecture.axes, architecture.shapes, make_mesh(MeshConfig(2, 2, 2)))
     held = sum(math.prod(shardings[p].shard_shape(s.shape)) for p, s in architecture.shapes.items())
     assert architecture.size / 4 < held < 1.01 * architecture.size / 4

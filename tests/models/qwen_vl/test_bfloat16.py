@@ -10,7 +10,8 @@ from reference_outputs import embed, pixels_of, text_of
 from launch.benchmarks.torch_qwen_vl import TorchQwenVL
 from qwenvl_jax.config import PrecisionConfig
 from qwenvl_jax.models.parameters import build
-from qwenvl_jax.models.qwen_vl.weights import from_original
+from qwenvl_jax.models.qwen_vl.weights import layout
+from qwenvl_jax.models.weights import from_original
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def outputs(golden) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
         return vision.float().numpy(), logits.float().numpy()[real]
 
     wide = {name: tensor.float() for name, tensor in weights.items()}
-    parameters = from_original({name: tensor.numpy() for name, tensor in wide.items()}, golden.config)
+    parameters = from_original({name: tensor.numpy() for name, tensor in wide.items()}, layout(golden.config))
     module = build(golden.config, PrecisionConfig(compute="bfloat16")).assemble(jax.tree.map(jnp.asarray, parameters))
 
     @jax.jit

@@ -9,13 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from parity_table import ParityTable
 from reference_outputs import embed, pixels_of, text_of
 
 from qwenvl_jax.config import PrecisionConfig
 from qwenvl_jax.models.attention import attention
 from qwenvl_jax.models.parameters import build
 from qwenvl_jax.models.qwen_vl.language import empty_cache
-from qwenvl_jax.models.qwen_vl.weights import from_original, to_original
+from qwenvl_jax.models.qwen_vl.weights import layout
+from qwenvl_jax.models.weights import from_original, to_original
 from qwenvl_jax.training.loss import token_losses
 
 ACTIVATIONS = 5e-5
@@ -33,28 +35,20 @@ def _exact_matmuls():
 @pytest.fixture(scope="module")
 def model(golden):
     """(architecture, parameters) with the original's weights."""
-    parameters = from_original(golden.below("w/"), golden.config)
+    parameters = from_original(golden.below("w/"), layout(golden.config))
     return build(golden.config, PrecisionConfig(compute="float32")), jax.tree.map(jnp.asarray, parameters)
 
 
 @pytest.fixture(scope="module")
 def check(golden) -> Callable:
     """Asserts that a quantity lies within its tolerance of the original's, and prints how far it lies in the end."""
-    table = []
+    table = ParityTable()
 
     def compare(quantity: str, ours, theirs, relative: bool = False) -> None:
-        difference = np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)
-        distance = np.abs(difference).max()
-        if relative:
-            distance = np.linalg.norm(difference) / np.linalg.norm(theirs)
-        table.append((quantity, GRADIENTS if relative else ACTIVATIONS, distance))
-        assert distance <= table[-1][1], quantity
+        table.compare(quantity, ours, theirs, GRADIENTS if relative else ACTIVATIONS, relative)
 
     yield compare
-    print(f"\n| {'quantity':42} | tolerance | measured |")
-    for quantity in dict.fromkeys(row[0] for row in table):
-        rows = [row for row in table if row[0] == quantity]
-        print(f"| {quantity:42} | {rows[0][1]:9.0e} | {max(row[2] for row in rows):8.1e} |")
+    table.print()
 
 
 @pytest.mark.parametrize("resolution", [448, 224])
@@ -119,7 +113,7 @@ def graded(golden, model):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("qwenvl_jax.models.qwen_vl.language.attention", originals_attention)
         loss, gradients = run(parameters)
-    return loss, to_original(gradients, golden.config)
+    return loss, to_original(gradients, layout(golden.config))
 
 
 def test_loss(golden, graded, check) -> None:

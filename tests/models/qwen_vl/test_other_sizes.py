@@ -18,7 +18,8 @@ from launch.benchmarks.torch_qwen_vl import TorchQwenVL
 from qwenvl_jax.config import PrecisionConfig
 from qwenvl_jax.conversion import original_config
 from qwenvl_jax.models.parameters import build
-from qwenvl_jax.models.qwen_vl.weights import to_original
+from qwenvl_jax.models.qwen_vl.weights import layout
+from qwenvl_jax.models.weights import to_original
 
 TOLERANCE = 5e-5
 """Absolute, as for the reference files."""
@@ -62,7 +63,7 @@ def test_several_heads(golden) -> None:
     parameters = {
         path: array if path.endswith("scale") else array / 4 for path, array in random_parameters(architecture).items()
     }
-    weights = {name: torch.tensor(array) for name, array in to_original(parameters, config).items()}
+    weights = {name: torch.tensor(array) for name, array in to_original(parameters, layout(config)).items()}
     pixels = np.random.default_rng(0).normal(size=(3, 3, 448, 448)).astype(np.float32)
     vision, logits = outputs_of(TorchQwenVL(weights, hf_config), pixels, golden["ids_batch"], golden["mask_batch"])
 

@@ -1,0 +1,116 @@
+"""Samples for Qwen2-VL: images and videos of any size, their tokens, positions and patches.
+
+Lengths need headers alone (`measure`), tokens need lengths (`encode_visual_sample`), pixels come last (`sample_patches`). A
+planner may lower a grid in between: what is written follows the grids that it gives.
+Shape legend: T tokens, V vision tokens, P = 4 V patches, K values of a patch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qwenvl_jax.config import PixelLimits, VideoLimits
+from qwenvl_jax.processing.images import decode_image, image_size
+from qwenvl_jax.processing.patches import MERGE, PATCH, Grid, grid_of, patchify, resize_frame, resize_within
+from qwenvl_jax.processing.positions import Piece, mrope_positions
+from qwenvl_jax.processing.qwen2_tokens import VIDEO_PAD, to_qwen2_markup
+from qwenvl_jax.processing.sample import Image, Sample, Text, Video
+from qwenvl_jax.processing.tokenizer import Tokenizer
+from qwenvl_jax.processing.video import probe_video, video_grid, video_patches
+
+
+@dataclass(frozen=True)
+class EncodedVisualSample:
+    """Ids of a sample.
+
+    Attributes:
+      tokens: [T] int32; every vision token holds the id of `<|image_pad|>` or `<|video_pad|>`.
+      supervised: [T] bool, whether the token at this position is learned (as a target).
+      vision_index: [T] int32, -1 for text, else the number of the sample's vision token, 0 .. V - 1.
+      positions: [3, T] int32 of M-RoPE.
+      grids: of the images and videos, in order of appearance.
+    """
+
+    tokens: np.ndarray
+    supervised: np.ndarray
+    vision_index: np.ndarray
+    positions: np.ndarray
+    grids: tuple[Grid, ...]
+
+
+def visuals_of(sample: Sample) -> tuple[Image | Video, ...]:
+    """Images and videos in order of appearance; one that is named twice stands there twice."""
+    return tuple(part for part in sample.parts if not isinstance(part, Text))
+
+
+def measure(sample: Sample, images: PixelLimits, videos: VideoLimits, patch: int = PATCH) -> tuple[Grid, ...]:
+    """The grids of the sample's visuals, from headers alone.
+
+    Raises:
+      ValueError: an image or video is unreadable, or more than 200 times as long as wide.
+    """
+
+    def grid(part: Image | Video) -> Grid:
+        if isinstance(part, Video):
+            return video_grid(probe_video(sample.videos[part.index]), videos, patch)
+        width, height = image_size(sample.images[part.index])
+        return grid_of(*resize_within(height, width, images, MERGE * patch), patch=patch)
+
+    return tuple(grid(part) for part in visuals_of(sample))
+
+
+def encode_visual_sample(sample: Sample, tokenizer: Tokenizer, grids: Sequence[Grid]) -> EncodedVisualSample:
+    """Encodes a sample; an image or video becomes `<|vision_start|>`, a pad for each vision token, `<|vision_end|>`.
+
+    Markup is translated from Qwen-VL's tags; in `typed` text only markup is special.
+
+    Args:
+      tokenizer: with the special tokens of Qwen2-VL.
+      grids: one for each of `visuals_of(sample)`.
+    """
+    tokens: list[int] = []
+    supervised: list[bool] = []
+    vision: list[int] = []
+    pieces: list[Piece] = []
+    seen = 0
+    remaining = iter(grids)
+    for part in sample.parts:
+        if isinstance(part, Text):
+            ids = tokenizer.encode(to_qwen2_markup(part.text), tokenizer.special.grounding if part.typed else "all")
+            pieces.append(len(ids))
+            vision += [-1] * len(ids)
+            supervised += [part.supervised] * len(ids)
+        else:
+            grid = next(remaining)
+            pad = tokenizer.special_tokens[VIDEO_PAD] if isinstance(part, Video) else tokenizer.image_pad_id
+            ids = [tokenizer.image_start_id, *[pad] * grid.tokens, tokenizer.image_end_id]
+            pieces += [1, grid, 1]
+            vision += [-1, *range(seen, seen + grid.tokens), -1]
+            supervised += [False] * len(ids)
+            seen += grid.tokens
+        tokens += ids
+    return EncodedVisualSample(
+        np.asarray(tokens, np.int32),
+        np.asarray(supervised, bool),
+        np.asarray(vision, np.int32),
+        mrope_positions(pieces),
+        tuple(grids),
+    )
+
+
+def sample_patches(sample: Sample, grids: Sequence[Grid], videos: VideoLimits, patch: int = PATCH) -> np.ndarray:
+    """[P, K] uint8: the patches of the sample's visuals behind each other, resized to their grids by PIL's bicubic.
+
+    Raises:
+      ValueError: pixels cannot be decoded.
+    """
+
+    def patches(part: Image | Video, grid: Grid) -> np.ndarray:
+        if isinstance(part, Video):
+            return video_patches(sample.videos[part.index], grid, videos, patch)
+        image = decode_image(sample.images[part.index])
+        return patchify(resize_frame(image, grid.rows * patch, grid.columns * patch)[None], patch)
+
+    empty = np.zeros((0, 3 * MERGE * patch**2), np.uint8)
+    return np.concatenate([empty, *(patches(part, grid) for part, grid in zip(visuals_of(sample), grids))])
