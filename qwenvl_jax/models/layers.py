@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from qwenvl_jax.parallel.activations import constrain
+
 Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
 
 normal = jax.nn.initializers.normal
@@ -80,6 +82,19 @@ def fan_in(equation: str, shape: tuple[int, ...]) -> int:
     return math.prod(size for letter, size in zip(kernel, shape) if letter not in output)
 
 
+def output_axes(equation: str, axes: tuple[str, ...]) -> tuple[str | None, ...]:
+    """Logical axes of a projection's result: those of the kernel, rows for `b`, and for the letter behind it the positions
+    of the residual stream, unless the result is wide (heads, mlp): then whole rows are needed.
+    """
+    inputs, output = equation.split("->")
+    named = dict(zip(inputs.split(",")[1], axes))
+    wide = any(named.get(letter) in ("heads", "mlp", "vocab") for letter in output)
+    result: list[str | None] = [named.get(letter) for letter in output]
+    if output[0] == "b":
+        result[:2] = ["rows", None if wide else "stream"]
+    return tuple(result)
+
+
 class Projection(nnx.Module):
     """`einsum(equation, x, kernel) + bias`; the equation shows the shapes.
 
@@ -103,12 +118,13 @@ class Projection(nnx.Module):
         scores of order one at a width of 128, where 0.02 starts with scores below 0.1: flat attention.
         """
         self.equation = equation
+        self.output_axes = output_axes(equation, axes)
         self.kernel = parameter(rngs, init or normal(fan_in(equation, shape) ** -0.5), shape, axes, layers)
         bias_shape, bias_axes = tuple(shape[i] for i in bias), tuple(axes[i] for i in bias)
         self.bias = parameter(rngs, zeros, bias_shape, bias_axes, layers) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = jnp.einsum(self.equation, x, self.kernel[...].astype(x.dtype))
+        y = constrain(jnp.einsum(self.equation, x, self.kernel[...].astype(x.dtype)), *self.output_axes)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
@@ -151,7 +167,8 @@ def scan_layers(
 
     def body(x: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
         layer, extra = inputs
-        return nnx.merge(graphdef, layer)(x, *shared, extra)
+        x, y = nnx.merge(graphdef, layer)(constrain(x, "rows", "stream", None), *shared, extra)
+        return constrain(x, "rows", "stream", None), y
 
     policy = REMAT_POLICIES[remat]
     if policy is not None:

@@ -23,6 +23,7 @@ from qwenvl_jax.models.layers import (
     rotary_frequencies,
     scan_layers,
 )
+from qwenvl_jax.parallel.activations import constrain
 
 Angles = tuple[jax.Array, jax.Array]
 
@@ -49,7 +50,8 @@ class Cache(NamedTuple):
 class LanguageBlock(nnx.Module):
     """All decoder blocks, stacked."""
 
-    def __init__(self, config: LanguageConfig, rngs: nnx.Rngs):
+    def __init__(self, config: LanguageConfig, implementation: str, rngs: nnx.Rngs):
+        self.implementation = implementation
         d, n, f, layers = config.width, config.heads, config.mlp_width, config.layers
         h = d // n
         inward: dict[str, Any] = {
@@ -97,6 +99,7 @@ class LanguageBlock(nnx.Module):
             attention(
                 q, k, v,
                 query_segments=query_segments, key_segments=key_segments, causal=True, query_start=start,
+                implementation=self.implementation,
             )
         )  # fmt: skip
         y = self.norm_2(x)
@@ -141,13 +144,14 @@ class LanguageModel(nnx.Module):
         self.config, self.precision = config, precision
         # Of the size of the vision tokens and of what blocks add (the original's 0.02 suits a width of 4096).
         self.embedding = parameter(rngs, normal(0.5), (config.vocab_size, config.width), ("vocab", "embed"))
-        self.blocks = LanguageBlock(config, rngs)
+        self.blocks = LanguageBlock(config, precision.attention, rngs)
         self.norm = RMSNorm(config.width, rngs)
         self.head = Projection("bsd,dv->bsv", (config.width, config.vocab_size), ("embed", "vocab"), rngs)
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """[B, S] ids -> [B, S, D] in the compute type."""
-        return self.embedding[...][tokens].astype(jnp.dtype(self.precision.compute))
+        table = self.embedding[...].astype(jnp.dtype(self.precision.compute))
+        return constrain(table[constrain(tokens, None, None)], "rows", "stream", None)
 
     def __call__(self, x: jax.Array, positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
         """[B, S, D] embeddings -> [B, S, D] hidden states; positions and segment_ids are [B, S].

@@ -1,0 +1,91 @@
+"""From a run to its compiled step: the state, the batch and the jitted step, as arrays or as shapes alone.
+
+`train` gives arrays and runs what it gets; `plan` gives shapes on the devices of a topology that it has not got, and
+reads the compiler's report. Both go through the same functions.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from qwenvl_jax.batch import Batch, empty_batch
+from qwenvl_jax.config import Run, Stage
+from qwenvl_jax.models.parameters import Architecture
+from qwenvl_jax.parallel.mesh import batch_sharding, check_rows, parameter_shardings, replicated
+from qwenvl_jax.training.optimizer import ParameterTable, learning_rate, make_optimizer, resolve
+from qwenvl_jax.training.step import TrainState, make_step
+
+COMPILER_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    # start of a device_kind -> options
+    "TPU": {
+        # Gathers of weights run beside matmuls.
+        "xla_tpu_enable_async_collective_fusion": True,
+        "xla_tpu_enable_async_collective_fusion_fuse_all_gather": True,
+        "xla_tpu_enable_async_collective_fusion_multiple_steps": True,
+        "xla_tpu_overlap_compute_collective_tc": True,
+        "xla_enable_async_all_gather": True,
+    },
+}
+
+
+def abstract_state(run: Run, stage: Stage, architecture: Architecture, mesh: Mesh) -> tuple[TrainState, ParameterTable]:
+    """The state of a stage as shapes with shardings: masters in float32, frozen parameters in the compute type.
+
+    Raises:
+      ValueError: the parameter table does not cover every parameter, or the mesh does not divide one, or the rows.
+    """
+    check_rows(stage.rows, stage.accumulation, mesh)
+    table = resolve(stage.parameters, architecture.shapes)
+    shardings = parameter_shardings(architecture.axes, architecture.shapes, mesh)
+    everywhere = replicated(mesh)
+
+    def shape(path: str, dtype: jnp.dtype) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(architecture.shapes[path].shape, dtype, sharding=shardings[path])
+
+    def like_its_parameter(keys: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        path = next((key.key for key in keys if isinstance(key, jax.tree_util.DictKey)), None)
+        sharding = everywhere if path is None else shardings[path]
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    compute = jnp.dtype(run.precision.compute)
+    trained = {path: shape(path, jnp.dtype("float32")) for path in table.trained}
+    frozen = {path: shape(path, compute) for path in table.frozen}
+    optimizer = make_optimizer(run.optimizer, learning_rate(stage.schedule, stage.steps), table, architecture.shapes)
+    moments = jax.tree_util.tree_map_with_path(like_its_parameter, jax.eval_shape(optimizer.init, trained))
+    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
+    return TrainState(step, trained, frozen, moments), table
+
+
+def abstract_batch(stage: Stage, mesh: Mesh) -> Batch:
+    """A global batch of the stage as shapes with shardings."""
+    sharding = batch_sharding(mesh)
+    one = empty_batch(1, stage.sequence_length, stage.images_per_row, stage.resolution, 0)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((stage.rows, *x.shape[1:]), x.dtype, sharding=sharding), one)
+
+
+def lower_step(
+    run: Run, stage: Stage, architecture: Architecture, table: ParameterTable, state: TrainState, batch: Batch
+) -> jax.stages.Lowered:
+    """The stage's one step, traced for these shapes and shardings; arrays or shapes alike."""
+    optimizer = make_optimizer(run.optimizer, learning_rate(stage.schedule, stage.steps), table, architecture.shapes)
+    step = make_step(architecture, run.precision, stage, optimizer)
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    with jax.set_mesh(state.step.sharding.mesh):  # what the models' named activation axes are laid on
+        return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)).lower(state, batch)
+
+
+def compile_step(lowered: jax.stages.Lowered, device: jax.Device) -> jax.stages.Compiled:
+    """The executable, with the options of its kind of device."""
+    return lowered.compile(compiler_options=dict(compiler_options(device)))
+
+
+def compiler_options(device: jax.Device) -> Mapping[str, Any]:
+    """What XLA is told on this kind of device."""
+    options: dict[str, Any] = {}
+    for pattern, more in COMPILER_OPTIONS.items():
+        if device.device_kind.startswith(pattern):
+            options |= more
+    return options
