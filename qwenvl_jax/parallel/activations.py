@@ -4,6 +4,7 @@ Without these constraints XLA's partitioner prefers to keep weights where they a
 Qwen-7B on 64 devices then moves 1,700 GB of partial sums a step instead of gathering 27 GB of weights.
 """
 
+import math
 from collections.abc import Mapping
 
 import jax
@@ -29,11 +30,16 @@ def activation_spec(
     for axis, size in zip(axes, shape, strict=True):
         names = ACTIVATION_RULES.get(axis or "", ())
         present = tuple(name for name in ((names,) if isinstance(names, str) else names) if name in mesh.shape)
-        parts = 1
-        for name in present:
-            parts *= mesh.shape[name]
+        parts = math.prod(mesh.shape[name] for name in present)
         spec.append(present if present and size % parts == 0 else None)
     return PartitionSpec(*spec)
+
+
+def shards(axis: str) -> int:
+    """Devices over which the mesh around the trace splits an activation's axis; 1 outside `jax.set_mesh`."""
+    names = ACTIVATION_RULES[axis]
+    sizes = jax.sharding.get_abstract_mesh().shape
+    return math.prod(sizes.get(name, 1) for name in ((names,) if isinstance(names, str) else names))
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:

@@ -56,6 +56,15 @@ def batch_loss(
     return weighted.sum(), sums
 
 
+def in_compute_type(trained: Parameters, compute: str) -> Parameters:
+    """The masters with their kernels cast, once for the whole step.
+
+    A projection casts its kernel anyway, so the forward pass is the same; but cast within the scan over layers, the
+    kernel's gradient comes out of it in float32, as twice the bytes with the same digits.
+    """
+    return {path: x.astype(jnp.dtype(compute)) if path.endswith("/kernel") else x for path, x in trained.items()}
+
+
 def split_for_accumulation(batch: Batch, slices: int) -> Batch:
     """[B, ...] -> [slices, B / slices, ...]; rows are dealt in turn, so that each slice keeps all data shards busy."""
     return jax.tree.map(lambda x: x.reshape(x.shape[0] // slices, slices, *x.shape[1:]).swapaxes(0, 1), batch)
@@ -80,17 +89,18 @@ def make_step(
     gradient = jax.grad(summed_loss, has_aux=True)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        parameters = in_compute_type(state.trained, precision.compute)
         if stage.accumulation == 1:
-            gradients, sums = gradient(state.trained, state.frozen, batch)
+            gradients, sums = gradient(parameters, state.frozen, batch)
         else:
 
             def add(carry: Any, part: Batch) -> tuple[Any, None]:
-                return jax.tree.map(jnp.add, carry, gradient(state.trained, state.frozen, part)), None
+                return jax.tree.map(jnp.add, carry, gradient(parameters, state.frozen, part)), None
 
             nothing = (jax.tree.map(jnp.zeros_like, state.trained), Sums(jnp.zeros(tasks), jnp.zeros(tasks)))
             (gradients, sums), _ = jax.lax.scan(add, nothing, split_for_accumulation(batch, stage.accumulation))
         total = jnp.maximum(sums.tokens.sum(), 1.0)
-        gradients = jax.tree.map(lambda g: g / total, gradients)
+        gradients = jax.tree.map(lambda g: g.astype(jnp.float32) / total, gradients)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.trained)
         trained = optax.apply_updates(state.trained, updates)
         metrics = {

@@ -17,6 +17,7 @@ from qwenvl_jax.models.layers import (
     Projection,
     RMSNorm,
     apply_rotary,
+    gated,
     normal,
     parameter,
     rotary_angles,
@@ -103,7 +104,7 @@ class LanguageBlock(nnx.Module):
             )
         )  # fmt: skip
         y = self.norm_2(x)
-        x = x + self.down(self.up(y) * jax.nn.silu(self.gate(y)))
+        x = x + self.down(gated(self.up(y), self.gate(y)))
         return x, cached
 
 
@@ -150,8 +151,9 @@ class LanguageModel(nnx.Module):
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """[B, S] ids -> [B, S, D] in the compute type."""
-        table = self.embedding[...].astype(jnp.dtype(self.precision.compute))
-        return constrain(table[constrain(tokens, None, None)], "rows", "stream", None)
+        # Every device looks all ids up in its columns of the table; the rows are then exchanged. The table never moves.
+        embedded = self.embedding[...][constrain(tokens, None, None)]
+        return constrain(embedded.astype(jnp.dtype(self.precision.compute)), "rows", "stream", None)
 
     def __call__(self, x: jax.Array, positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
         """[B, S, D] embeddings -> [B, S, D] hidden states; positions and segment_ids are [B, S].
