@@ -9,6 +9,7 @@ from absl import logging
 VERBS = {
     # verb -> (module, function, what it does)
     "train": ("launch.train", "train", "train a recipe's stages"),
+    "plan": ("launch.plan", "plan", "what a recipe costs on a topology, before renting it"),
     "evaluate": ("launch.evaluate", "main", "scores of a checkpoint on held-out data"),
     "chat": ("launch.chat", "chat", "ask a checkpoint about pictures"),
     "data": ("launch.data", "data", "make the embedded data"),

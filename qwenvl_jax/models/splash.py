@@ -51,7 +51,8 @@ def splash_attention(
         """[B, S, N, H] of one device."""
         kernel = _kernel(q.shape[1], k.shape[1], q.shape[2], causal, saved_as)
         q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-        return jax.vmap(kernel)(q, k, v, segments).swapaxes(1, 2)
+        with jax.named_scope("causal_attention" if causal else "full_attention"):  # how plans know the blocks that run
+            return jax.vmap(kernel)(q, k, v, segments).swapaxes(1, 2)
 
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty and mesh.size > 1:

@@ -175,4 +175,10 @@ def _shared(module: Module, instruction: Instruction, operands: list[Leaves], at
             same = next((b for b in flat if b.array == array and b not in leaves), None)
             if same is not None:
                 leaves[place] = same
+        elif "kind=kLoop" in instruction.text:  # elementwise: written over an operand that nothing reads later
+            same = next(
+                (b for b in flat if b.array == array and not b.given and b.last <= at and b not in leaves), None
+            )
+            if same is not None:
+                leaves[place] = same
     return leaves

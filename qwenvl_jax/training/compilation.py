@@ -4,6 +4,7 @@
 reads the compiler's report. Both go through the same functions.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,11 +14,16 @@ from jax.sharding import Mesh
 
 from qwenvl_jax.batch import Batch, empty_batch
 from qwenvl_jax.config import Run, Stage
+from qwenvl_jax.models.attention import resolve_implementation
 from qwenvl_jax.models.parameters import Architecture
 from qwenvl_jax.parallel.mesh import batch_sharding, check_rows, parameter_shardings, replicated
 from qwenvl_jax.training.optimizer import ParameterTable, learning_rate, make_optimizer, resolve
 from qwenvl_jax.training.step import TrainState, make_step
 
+SPARSE_CORE: Mapping[str, Any] = {
+    "xla_tpu_enable_sparse_core_collective_offload_all_reduce": True,
+    "xla_tpu_enable_all_reduce_offload_tracing": True,
+}
 COMPILER_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     # start of a device_kind -> options
     "TPU": {
@@ -28,6 +34,9 @@ COMPILER_OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "xla_tpu_overlap_compute_collective_tc": True,
         "xla_enable_async_all_gather": True,
     },
+    # The sparse cores reduce gradients beside the tensor core.
+    "TPU v5p": SPARSE_CORE,
+    "TPU v6": SPARSE_CORE,
 }
 
 
@@ -66,26 +75,30 @@ def abstract_batch(stage: Stage, mesh: Mesh) -> Batch:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((stage.rows, *x.shape[1:]), x.dtype, sharding=sharding), one)
 
 
-def lower_step(
+def on_devices(run: Run, mesh: Mesh) -> Run:
+    """The run with what it leaves to the kind of device decided: the implementation of attention."""
+    attention = resolve_implementation(run.precision.attention, mesh.devices.flat[0].platform)
+    return dataclasses.replace(run, precision=dataclasses.replace(run.precision, attention=attention))
+
+
+def trace_step(
     run: Run, stage: Stage, architecture: Architecture, table: ParameterTable, state: TrainState, batch: Batch
-) -> jax.stages.Lowered:
+) -> jax.stages.Traced:
     """The stage's one step, traced for these shapes and shardings; arrays or shapes alike."""
     optimizer = make_optimizer(run.optimizer, learning_rate(stage.schedule, stage.steps), table, architecture.shapes)
     step = make_step(architecture, run.precision, stage, optimizer)
     shardings = jax.tree.map(lambda x: x.sharding, state)
     with jax.set_mesh(state.step.sharding.mesh):  # what the models' named activation axes are laid on
-        return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)).lower(state, batch)
+        return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)).trace(state, batch)
 
 
-def compile_step(lowered: jax.stages.Lowered, device: jax.Device) -> jax.stages.Compiled:
+def compile_step(traced: jax.stages.Traced, mesh: Mesh) -> jax.stages.Compiled:
     """The executable, with the options of its kind of device."""
-    return lowered.compile(compiler_options=dict(compiler_options(device)))
+    with jax.set_mesh(mesh):
+        return traced.lower().compile(compiler_options=dict(compiler_options(mesh.devices.flat[0].device_kind)))
 
 
-def compiler_options(device: jax.Device) -> Mapping[str, Any]:
+def compiler_options(device_kind: str) -> Mapping[str, Any]:
     """What XLA is told on this kind of device."""
-    options: dict[str, Any] = {}
-    for pattern, more in COMPILER_OPTIONS.items():
-        if device.device_kind.startswith(pattern):
-            options |= more
-    return options
+    matching = (options for start, options in COMPILER_OPTIONS.items() if device_kind.startswith(start))
+    return {name: value for options in matching for name, value in options.items()}

@@ -21,7 +21,7 @@ from qwenvl_jax.config import Run, Stage
 from qwenvl_jax.models.parameters import Architecture, Parameters
 from qwenvl_jax.parallel.mesh import batch_sharding
 from qwenvl_jax.training.checkpoints import Checkpoints
-from qwenvl_jax.training.compilation import abstract_state, compile_step, lower_step
+from qwenvl_jax.training.compilation import abstract_state, compile_step, trace_step
 from qwenvl_jax.training.flops import peak_flops, step_flops
 from qwenvl_jax.training.metrics import Meter, Recorder
 from qwenvl_jax.training.optimizer import ParameterTable, learning_rate, make_optimizer
@@ -105,8 +105,8 @@ def train_stage(
                         wait = time.perf_counter() - began
                         batch = put_batch(host, mesh)
                         if compiled is None:
-                            lowered = lower_step(run, stage, architecture, table, state, batch)
-                            compiled, wait = compile_step(lowered, mesh.devices.flat[0]), 0.0
+                            traced = trace_step(run, stage, architecture, table, state, batch)
+                            compiled, wait = compile_step(traced, mesh), 0.0
                             meter.restart_clock()
                         state, metrics = compiled(state, batch)
                         meter.add(wait, host.segment_ids, metrics)

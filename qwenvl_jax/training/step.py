@@ -46,7 +46,8 @@ def batch_loss(
     """Weighted sum of the token losses of a batch (not yet divided by the number of tokens), and the sums per task."""
     model = architecture.assemble(parameters)
     hidden = model.hidden(batch)
-    losses = token_losses(hidden, model.language.head.kernel[...], batch.targets, precision.loss_chunks)
+    with jax.named_scope("loss"):
+        losses = token_losses(hidden, model.language.head.kernel[...], batch.targets, precision.loss_chunks)
     weighted = losses * batch.loss_weights
     per_task = jax.nn.one_hot(batch.task_ids, tasks, dtype=jnp.float32)
     sums = Sums(
@@ -100,9 +101,10 @@ def make_step(
             nothing = (jax.tree.map(jnp.zeros_like, state.trained), Sums(jnp.zeros(tasks), jnp.zeros(tasks)))
             (gradients, sums), _ = jax.lax.scan(add, nothing, split_for_accumulation(batch, stage.accumulation))
         total = jnp.maximum(sums.tokens.sum(), 1.0)
-        gradients = jax.tree.map(lambda g: g.astype(jnp.float32) / total, gradients)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.trained)
-        trained = optax.apply_updates(state.trained, updates)
+        with jax.named_scope("optimizer"):
+            gradients = jax.tree.map(lambda g: g.astype(jnp.float32) / total, gradients)
+            updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.trained)
+            trained = optax.apply_updates(state.trained, updates)
         metrics = {
             "loss": sums.loss.sum() / total,
             "task_loss_sums": sums.loss,

@@ -49,10 +49,10 @@ def train(architecture, parameters):
     mesh, compiled = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]), {}
     compile_step = loop.compile_step
 
-    def compile_once(lowered, device):
-        if device not in compiled:
-            compiled[device] = compile_step(lowered, device)
-        return compiled[device]
+    def compile_once(traced, mesh):
+        if mesh not in compiled:
+            compiled[mesh] = compile_step(traced, mesh)
+        return compiled[mesh]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "compile_step", compile_once)

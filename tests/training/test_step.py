@@ -11,7 +11,7 @@ from small_model import PRECISION, random_batch, small_run, small_stage
 from configs.qwen_vl import parameter_tables
 from qwenvl_jax.config import MeshConfig
 from qwenvl_jax.parallel.mesh import make_mesh
-from qwenvl_jax.training.compilation import compile_step, lower_step
+from qwenvl_jax.training.compilation import compile_step, trace_step
 from qwenvl_jax.training.loop import initial_state, put_batch
 from qwenvl_jax.training.step import batch_loss
 
@@ -27,8 +27,7 @@ def train(architecture, initial, batches, mesh_config: MeshConfig = ONE, **field
     mesh = make_mesh(mesh_config, jax.devices()[:count])
     state, table = initial_state(run, stage, architecture, initial, mesh)
     placed = [put_batch(batch, mesh) for batch in batches]
-    lowered = lower_step(run, stage, architecture, table, state, placed[0])
-    step = compile_step(lowered, mesh.devices.flat[0])
+    step = compile_step(trace_step(run, stage, architecture, table, state, placed[0]), mesh)
     metrics = []
     for batch in placed:
         state, figures = step(state, batch)

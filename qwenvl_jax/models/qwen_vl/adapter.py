@@ -59,6 +59,7 @@ class Adapter(nnx.Module):
         self.norm_post = LayerNorm(d, rngs)
         self.projection = Projection("bqd,de->bqe", (d, d), ("embed", "embed_out"), rngs)
 
+    @jax.named_scope("adapter")
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, P, C] -> [B, Q, D]. Positions are added to queries and keys, never to values."""
         grid = int(x.shape[1] ** 0.5)

@@ -92,7 +92,8 @@ class LanguageBlock(nnx.Module):
         cached: tuple[jax.Array, jax.Array] | None,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
         y = self.norm_1(x)
-        q, k, v = apply_rotary(self.q(y), query_angles), apply_rotary(self.k(y), key_angles), self.v(y)
+        lanes = self.implementation == "splash"  # that is, on a TPU
+        q, k, v = apply_rotary(self.q(y), query_angles, lanes), apply_rotary(self.k(y), key_angles, lanes), self.v(y)
         if cached is not None:
             k, v = (jax.lax.dynamic_update_slice_in_dim(c, t, start, 1) for c, t in zip(cached, (k, v)))
             cached = (k, v)
@@ -149,12 +150,14 @@ class LanguageModel(nnx.Module):
         self.norm = RMSNorm(config.width, rngs)
         self.head = Projection("bsd,dv->bsv", (config.width, config.vocab_size), ("embed", "vocab"), rngs)
 
+    @jax.named_scope("language")
     def embed(self, tokens: jax.Array) -> jax.Array:
         """[B, S] ids -> [B, S, D] in the compute type."""
         # Every device looks all ids up in its columns of the table; the rows are then exchanged. The table never moves.
         embedded = self.embedding[...][constrain(tokens, None, None)]
         return constrain(embedded.astype(jnp.dtype(self.precision.compute)), "rows", "stream", None)
 
+    @jax.named_scope("language")
     def __call__(self, x: jax.Array, positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
         """[B, S, D] embeddings -> [B, S, D] hidden states; positions and segment_ids are [B, S].
 

@@ -64,6 +64,7 @@ class VisionEncoder(nnx.Module):
         self.norm_pre = LayerNorm(d, rngs)
         self.blocks = VisionBlock(config, precision.attention, rngs)
 
+    @jax.named_scope("vision")
     def __call__(self, pixels: jax.Array) -> jax.Array:
         """[B, R, R, 3] normalised pixels -> [B, P, D]; R must be a multiple of the patch."""
         p = self.config.patch
