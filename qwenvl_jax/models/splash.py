@@ -3,6 +3,8 @@
 Shape legend: B rows, S query positions, T key positions, N heads, H head size.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
@@ -45,11 +47,11 @@ def splash_attention(
     size = q.shape[-1]
     q = (q.astype(jnp.float32) * size**-0.5).astype(q.dtype)
     q, k, v = (jnp.pad(x, ((0, 0),) * 3 + ((0, -size % LANES),)) for x in (q, k, v))
-    segments = None if query_segments is None else kernels.SegmentIds(query_segments, key_segments)
+    segments: Any = kernels.SegmentIds(query_segments, key_segments) if query_segments is not None else None  # type: ignore[arg-type]
 
-    def local(q: jax.Array, k: jax.Array, v: jax.Array, segments: kernels.SegmentIds | None) -> jax.Array:
+    def local(q: jax.Array, k: jax.Array, v: jax.Array, segments: Any) -> jax.Array:
         """[B, S, N, H] of one device."""
-        kernel = _kernel(q.shape[1], k.shape[1], q.shape[2], causal, saved_as)
+        kernel: Any = _kernel(q.shape[1], k.shape[1], q.shape[2], causal, saved_as)
         q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
         with jax.named_scope("causal_attention" if causal else "full_attention"):  # how plans know the blocks that run
             return jax.vmap(kernel)(q, k, v, segments).swapaxes(1, 2)
@@ -58,7 +60,7 @@ def splash_attention(
     if not mesh.empty and mesh.size > 1:
         queries, keys = (activation_spec(("rows", None, "heads", None), x.shape, mesh) for x in (q, k))
         rows = PartitionSpec(queries[0])
-        ids = None if segments is None else kernels.SegmentIds(rows, rows)
+        ids = None if segments is None else kernels.SegmentIds(rows, rows)  # type: ignore[arg-type]
         local = jax.shard_map(local, in_specs=(queries, keys, keys, ids), out_specs=queries, check_vma=False)
     return local(q, k, v, segments)[..., :size]
 

@@ -1,8 +1,8 @@
 """The search for the fastest step that fits: mesh x rows at a time x rematerialisation.
 
-Compiling takes a minute or more, so few candidates are compiled: on each mesh the smallest first (everything computed again),
-with as few slices of the batch as its memory allows; then what keeps more, until it no longer fits. Meshes with a tensor axis
-are tried while none has fitted, or while the network binds.
+Compiling takes a minute or more, so few candidates are compiled: on each mesh the smallest first (everything computed
+again), with as few slices of the batch as its memory allows; then what keeps more, until it no longer fits. Meshes with a
+tensor axis are tried while none has fitted, or while the network binds.
 """
 
 import dataclasses

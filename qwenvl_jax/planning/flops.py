@@ -4,7 +4,7 @@
 """
 
 import math
-from collections import Counter
+from collections import defaultdict
 from typing import Any
 
 import jax
@@ -14,21 +14,21 @@ from qwenvl_jax.planning.kernels import kernel_flops
 from qwenvl_jax.planning.parts import part_of
 
 
-def traced_flops(jaxpr: Jaxpr) -> Counter[str]:
+def traced_flops(jaxpr: Jaxpr) -> dict[str, float]:
     """part -> FLOPs of the whole mesh."""
-    counted: Counter[str] = Counter()
+    counted: dict[str, float] = defaultdict(float)
     _count(jaxpr, 1.0, "", counted)
     return counted
 
 
-def _count(jaxpr: Jaxpr, times: float, scope: str, counted: Counter[str]) -> None:
+def _count(jaxpr: Jaxpr, times: float, scope: str, counted: dict[str, float]) -> None:
     for equation in jaxpr.eqns:
         name = equation.primitive.name
         here = f"{scope}/{equation.source_info.name_stack}"
-        shapes = [getattr(v.aval, "shape", ()) for v in equation.invars]
+        shapes = [getattr(variable.aval, "shape", ()) for variable in equation.invars]
         if name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            size = math.prod(equation.outvars[0].aval.shape)
+            size = math.prod(getattr(equation.outvars[0].aval, "shape", ()))
             counted[part_of(here)] += times * 2.0 * size * math.prod(shapes[0][axis] for axis in contracted)
         elif name == "pallas_call":
             kernel = str(equation.params.get("name") or equation.params.get("name_and_src_info"))
@@ -46,4 +46,5 @@ def _count(jaxpr: Jaxpr, times: float, scope: str, counted: Counter[str]) -> Non
 def _bodies(params: Any) -> list[Jaxpr]:
     """The jaxprs among an equation's parameters."""
     leaves = jax.tree.leaves(list(params.values()), is_leaf=lambda x: isinstance(x, Jaxpr | ClosedJaxpr))
-    return [getattr(leaf, "jaxpr", leaf) for leaf in leaves if isinstance(leaf, Jaxpr | ClosedJaxpr)]
+    open_ones = [leaf.jaxpr if isinstance(leaf, ClosedJaxpr) else leaf for leaf in leaves]
+    return [leaf for leaf in open_ones if isinstance(leaf, Jaxpr)]

@@ -5,7 +5,7 @@ it again, and says what it is made of: that is what one can change.
 """
 
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -43,11 +43,11 @@ class Moment:
 
     Attributes:
       bytes: alive then, without what the caller counts.
-      alive: bytes by (where it comes from, type).
+      alive: bytes by (where it comes from, type), the largest first.
     """
 
     bytes: float = 0.0
-    alive: Counter = field(default_factory=Counter)
+    alive: dict[tuple[str, str], float] = field(default_factory=dict)
 
 
 def peak(module: Module, donated: dict[int, int]) -> Moment:
@@ -60,7 +60,7 @@ def peak(module: Module, donated: dict[int, int]) -> Moment:
     arguments = [i for i in entry if i.opcode == "parameter"]
     held = sum(a.allocated for i in arguments for a in i.result if not a.space)
     moment = _walk(module, module.entry, frozenset(donated), {})
-    return Moment(held + moment.bytes, moment.alive + Counter({("arguments", ""): held}))
+    return Moment(held + moment.bytes, moment.alive)
 
 
 def donations(text: str) -> dict[int, int]:
@@ -81,7 +81,7 @@ def _walk(module: Module, name: str, placed: frozenset[int], known: dict[str, Mo
         if whole or place in placed:  # a loop's carry and donated arguments lie in the caller's memory
             buffer.given = True
         buffer.last = len(instructions)
-    best, alive = Moment(), dict.fromkeys((), 0.0)
+    best = Moment()
     live: dict[int, Buffer] = {}
     total = 0.0
     for at, instruction in enumerate(instructions):
@@ -94,10 +94,10 @@ def _walk(module: Module, name: str, placed: frozenset[int], known: dict[str, Mo
             moments = [_walk(module, called, frozenset(), known) for called in instruction.called]
             inner = max(moments, key=lambda moment: moment.bytes, default=Moment())
         if total + inner.bytes > best.bytes:
-            alive = Counter()
+            alive = defaultdict(float, inner.alive)
             for buffer in live.values():
                 alive[_origin(buffer)] += buffer.size
-            best = Moment(total + inner.bytes, alive + inner.alive)
+            best = Moment(total + inner.bytes, dict(sorted(alive.items(), key=lambda item: -item[1])))
         for key in [key for key, buffer in live.items() if buffer.last <= at]:
             total -= live.pop(key).size
     known[name] = best

@@ -4,8 +4,9 @@ import dataclasses
 import math
 import re
 import time
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -21,6 +22,8 @@ from qwenvl_jax.training.compilation import abstract_batch, abstract_state, comp
 from qwenvl_jax.training.flops import step_flops
 
 DAY = 86400.0
+LARGEST = 16
+"""Buffers that a plan names."""
 
 
 @dataclass(frozen=True)
@@ -144,15 +147,15 @@ def make_plan(run: Run, stage: Stage, topology: Topology) -> Plan:
     architecture = build(run.model, run.precision)
     state, table = abstract_state(run, stage, architecture, mesh)
     batch = abstract_batch(stage, mesh)
-    traced = trace_step(run, stage, architecture, table, state, batch)
-    held = [_held(part) for part in ((state.trained, state.frozen), state.optimizer, batch)]
+    traced = trace_step(run, stage, architecture, table, state, batch, mesh)
+    parameters, moments, rows = (_held(part) for part in ((state.trained, state.frozen), state.optimizer, batch))
     chip = topology.chip
     plan = Plan(
         recipe=run.name, stage=stage.name, topology=topology.name, devices=mesh.size, mesh=dict(mesh.shape),
         rows=stage.rows, sequence_length=stage.sequence_length, images_per_row=stage.images_per_row,
         resolution=stage.resolution, accumulation=stage.accumulation, remat=run.precision.remat,
         attention=run.precision.attention, steps=stage.steps,
-        memory=Memory(*held, peak=math.nan, walked=math.nan, limit=chip.memory),
+        memory=Memory(parameters, moments, rows, peak=math.nan, walked=math.nan, limit=chip.memory),
         flops=step_flops(run.model, stage, table.trained), executed=dict(traced_flops(traced.jaxpr.jaxpr)),
         peak_flops=chip.flops * mesh.size,
     )  # fmt: skip
@@ -170,13 +173,13 @@ def make_plan(run: Run, stage: Stage, topology: Topology) -> Plan:
 
 def _complete(plan: Plan, compiled: jax.stages.Compiled, topology: Topology, mesh: Mesh, seconds: float) -> Plan:
     """The plan with what the compiled program says."""
-    text, chip = compiled.as_text(), topology.chip
+    text, chip = compiled.as_text() or "", topology.chip
     module = hlo.parse(text)
     moment = memory.peak(module, memory.donations(text))
     totals = Walk(module, chip, mesh.size, lambda group: topology.bandwidth(mesh, group)).run()
-    analysis = compiled.memory_analysis()
-    largest = tuple((scope, kind, size) for (scope, kind), size in moment.alive.most_common(16) if scope != "arguments")
-    by_part: Counter[str] = Counter()
+    analysis: Any = compiled.memory_analysis()
+    largest = tuple((scope, kind, size) for (scope, kind), size in list(moment.alive.items())[:LARGEST])
+    by_part: dict[str, float] = defaultdict(float)
     for (part, _), spent in totals.busy.items():
         by_part[part] += spent
     waiting = sum(spent for (_, kind), spent in totals.busy.items() if kind == "waiting")

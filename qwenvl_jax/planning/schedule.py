@@ -6,7 +6,7 @@ computation between their start and their end does not cover. It is a compiler's
 programs.
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -39,10 +39,10 @@ class Totals:
     """
 
     seconds: float = 0.0
-    busy: Counter = field(default_factory=Counter)
-    traffic: Counter = field(default_factory=Counter)
-    collectives: Counter = field(default_factory=Counter)
-    moved: Counter = field(default_factory=Counter)
+    busy: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
+    traffic: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    collectives: dict[tuple[str, bool], int] = field(default_factory=lambda: defaultdict(int))
+    moved: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     link: float = 0.0
 
     def add(self, other: "Totals", times: int) -> None:
@@ -81,7 +81,8 @@ class Walk:
         return self._known[name]
 
     def _walk(self, instructions: list[Instruction]) -> Totals:
-        totals, pending, free = Totals(), {}, 0.0
+        totals, free = Totals(), 0.0
+        pending: dict[str, float] = {}
         results = {i.name: i.result for i in instructions}
 
         def wait(key: str, part: str) -> None:

@@ -60,11 +60,11 @@ def abstract_state(run: Run, stage: Stage, architecture: Architecture, mesh: Mes
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     compute = jnp.dtype(run.precision.compute)
-    trained = {path: shape(path, jnp.dtype("float32")) for path in table.trained}
-    frozen = {path: shape(path, compute) for path in table.frozen}
+    trained: Any = {path: shape(path, jnp.dtype("float32")) for path in table.trained}
+    frozen: Any = {path: shape(path, compute) for path in table.frozen}
     optimizer = make_optimizer(run.optimizer, learning_rate(stage.schedule, stage.steps), table, architecture.shapes)
     moments = jax.tree_util.tree_map_with_path(like_its_parameter, jax.eval_shape(optimizer.init, trained))
-    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
+    step: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
     return TrainState(step, trained, frozen, moments), table
 
 
@@ -82,13 +82,19 @@ def on_devices(run: Run, mesh: Mesh) -> Run:
 
 
 def trace_step(
-    run: Run, stage: Stage, architecture: Architecture, table: ParameterTable, state: TrainState, batch: Batch
+    run: Run,
+    stage: Stage,
+    architecture: Architecture,
+    table: ParameterTable,
+    state: TrainState,
+    batch: Batch,
+    mesh: Mesh,
 ) -> jax.stages.Traced:
     """The stage's one step, traced for these shapes and shardings; arrays or shapes alike."""
     optimizer = make_optimizer(run.optimizer, learning_rate(stage.schedule, stage.steps), table, architecture.shapes)
     step = make_step(architecture, run.precision, stage, optimizer)
     shardings = jax.tree.map(lambda x: x.sharding, state)
-    with jax.set_mesh(state.step.sharding.mesh):  # what the models' named activation axes are laid on
+    with jax.set_mesh(mesh):  # what the models' named activation axes are laid on
         return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)).trace(state, batch)
 
 

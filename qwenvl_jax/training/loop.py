@@ -105,7 +105,7 @@ def train_stage(
                         wait = time.perf_counter() - began
                         batch = put_batch(host, mesh)
                         if compiled is None:
-                            traced = trace_step(run, stage, architecture, table, state, batch)
+                            traced = trace_step(run, stage, architecture, table, state, batch, mesh)
                             compiled, wait = compile_step(traced, mesh), 0.0
                             meter.restart_clock()
                         state, metrics = compiled(state, batch)

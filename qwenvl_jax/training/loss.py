@@ -10,6 +10,9 @@ import jax.numpy as jnp
 
 from qwenvl_jax.parallel.activations import constrain, shards
 
+Sums = tuple[jax.Array, jax.Array, jax.Array]
+"""[B, S] each: the largest logit so far, the sum of exponentials below it, the target's logit."""
+
 
 def token_losses(hidden: jax.Array, head: jax.Array, targets: jax.Array, chunks: int) -> jax.Array:
     """-log p(target) of every position, in float32.
@@ -45,7 +48,7 @@ def _losses(hidden: jax.Array, head: jax.Array, targets: jax.Array, chunks: int)
 def _forward(hidden: jax.Array, head: jax.Array, targets: jax.Array, chunks: int) -> tuple[jax.Array, tuple]:
     """The losses, and what the backward pass reads."""
 
-    def body(carry: tuple[jax.Array, ...], chunk: tuple[jax.Array, jax.Array]) -> tuple[tuple[jax.Array, ...], None]:
+    def body(carry: Sums, chunk: tuple[jax.Array, jax.Array]) -> tuple[Sums, None]:
         top, total, correct = carry
         logits = _logits(hidden, chunk[0])
         new_top = jnp.maximum(top, logits.max((-2, -1)))

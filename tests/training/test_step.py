@@ -27,7 +27,7 @@ def train(architecture, initial, batches, mesh_config: MeshConfig = ONE, **field
     mesh = make_mesh(mesh_config, jax.devices()[:count])
     state, table = initial_state(run, stage, architecture, initial, mesh)
     placed = [put_batch(batch, mesh) for batch in batches]
-    step = compile_step(trace_step(run, stage, architecture, table, state, placed[0]), mesh)
+    step = compile_step(trace_step(run, stage, architecture, table, state, placed[0], mesh), mesh)
     metrics = []
     for batch in placed:
         state, figures = step(state, batch)
