@@ -39,6 +39,7 @@ def attention(
     """
     if resolve_implementation(implementation, jax.default_backend()) == "splash" and isinstance(query_start, int):
         return splash_attention(q, k, v, query_segments, key_segments, causal, "attention_output")
+    q, k, v = (checkpoint_name(x, "attention_input") for x in (q, k, v))
     block = CAUSAL_BLOCK
     if causal and isinstance(query_start, int) and q.shape[1] == k.shape[1] and in_blocks(q.shape[1]):
         # A block of queries meets only the keys up to its end: (n + 1) / 2n of the scores for n blocks.

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jax.sharding import PartitionSpec
@@ -14,7 +15,9 @@ from jax.sharding import PartitionSpec
 from qwenvl_jax.parallel.activations import activation_spec
 
 LANES = 128
-"""Positions come in multiples of the lanes of a TPU's registers; heads are padded to them."""
+"""Of a TPU's registers: heads and lengths are multiples of them."""
+NOBODY = -1
+"""Segment of the positions that fill a length up."""
 BLOCK = 512
 """Queries and keys of a block, at most."""
 
@@ -30,29 +33,30 @@ def splash_attention(
 ) -> jax.Array:
     """[B, S, N, H] x [B, T, K, H] -> [B, S, N, H]; K divides N. On a mesh each device computes its own rows and heads.
 
-    Heads of 104 or 80 are padded with zeros to 128; the scale stays that of the real size.
+    Heads of 104 or 80 are padded with zeros to 128; the scale stays that of the real size. Lengths are padded to multiples
+    of 128 with positions of a segment that nothing else has.
 
     Args:
       saved_as: the checkpoint name of the result and its log-sum-exp, which the backward pass reads.
-
-    Raises:
-      ValueError: the lengths are no multiples of 128.
     """
-    for length in (q.shape[1], k.shape[1]):
-        if length % LANES:
-            raise ValueError(
-                f"splash attention needs lengths that are multiples of {LANES}, not {length}: "
-                "change the stage's sequence_length or resolution, or take precision.attention=xla"
-            )
-    size = q.shape[-1]
+    length, size = q.shape[1], q.shape[-1]
     q = (q.astype(jnp.float32) * size**-0.5).astype(q.dtype)
-    q, k, v = (jnp.pad(x, ((0, 0),) * 3 + ((0, -size % LANES),)) for x in (q, k, v))
-    segments: Any = kernels.SegmentIds(query_segments, key_segments) if query_segments is not None else None  # type: ignore[arg-type]
+    if (length % LANES or k.shape[1] % LANES) and (query_segments is None or key_segments is None):
+        query_segments, key_segments = (jnp.zeros(x.shape[:2], jnp.int32) for x in (q, k))
+    q, k, v = (jnp.pad(x, ((0, 0), (0, -x.shape[1] % LANES), (0, 0), (0, -size % LANES))) for x in (q, k, v))
+    segments: Any = None
+    if query_segments is not None and key_segments is not None:
+        segments = kernels.SegmentIds(
+            *(
+                jnp.pad(x, ((0, 0), (0, -x.shape[1] % LANES)), constant_values=NOBODY)
+                for x in (query_segments, key_segments)
+            )
+        )
 
     def local(q: jax.Array, k: jax.Array, v: jax.Array, segments: Any) -> jax.Array:
         """[B, S, N, H] of one device."""
         kernel: Any = _kernel(q.shape[1], k.shape[1], q.shape[2], causal, saved_as)
-        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+        q, k, v = (checkpoint_name(x.swapaxes(1, 2), "attention_input") for x in (q, k, v))
         with jax.named_scope("causal_attention" if causal else "full_attention"):  # how plans know the blocks that run
             return jax.vmap(kernel)(q, k, v, segments).swapaxes(1, 2)
 
@@ -62,7 +66,7 @@ def splash_attention(
         rows = PartitionSpec(queries[0])
         ids = None if segments is None else kernels.SegmentIds(rows, rows)  # type: ignore[arg-type]
         local = jax.shard_map(local, in_specs=(queries, keys, keys, ids), out_specs=queries, check_vma=False)
-    return local(q, k, v, segments)[..., :size]
+    return local(q, k, v, segments)[:, :length, :, :size]
 
 
 def _kernel(queries: int, keys: int, heads: int, causal: bool, saved_as: str) -> kernels.SplashAttentionKernel:

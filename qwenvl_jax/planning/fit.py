@@ -13,7 +13,7 @@ from qwenvl_jax.config import MeshConfig, Run, Stage
 from qwenvl_jax.planning.devices import Topology
 from qwenvl_jax.planning.plan import Plan, make_plan, slices_that_fit
 
-REMAT = ("nothing", "attention", "matmuls")
+REMAT = ("nothing", "attention", "projections", "matmuls")
 """What a layer keeps, from the least to the most."""
 TENSOR = (1, 2, 4, 8)
 

@@ -59,21 +59,21 @@ def _forward(hidden: jax.Array, head: jax.Array, targets: jax.Array, chunks: int
     nothing = jnp.zeros(targets.shape, jnp.float32)
     start = (jnp.full(targets.shape, jnp.finfo(jnp.float32).min), nothing, nothing)
     (top, total, correct), _ = jax.lax.scan(body, start, (_chunks(hidden, head, chunks), jnp.arange(chunks)))
-    normalizer = top + jnp.log(total)
-    return normalizer - correct, (hidden, head, targets, normalizer)
+    return top + jnp.log(total) - correct, (hidden, head, targets, top, total)
 
 
 def _backward(chunks: int, saved: tuple, gradient: jax.Array) -> tuple[jax.Array, jax.Array, None]:
     """softmax - one-hot, chunk by chunk. It is written once, in the compute type, and read by both matmuls."""
-    hidden, head, targets, normalizer = saved
+    hidden, head, targets, top, total = saved
 
-    def body(total: jax.Array, chunk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def body(summed: jax.Array, chunk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         logits = _logits(hidden, chunk[0])
         here = _ids(logits, chunk[1], chunks) == targets[..., None, None]
-        errors = (jnp.exp(logits - normalizer[..., None, None]) - here) * gradient[..., None, None]
+        likely = jnp.exp(logits - top[..., None, None]) / total[..., None, None]
+        errors = (likely - here) * gradient[..., None, None]
         errors = jax.lax.optimization_barrier(errors.astype(hidden.dtype))
         below = jnp.einsum("bstr,dtr->bsd", errors, chunk[0], preferred_element_type=jnp.float32)
-        return constrain(total + below, "rows", None, None), jnp.einsum("bsd,bstr->dtr", hidden, errors)
+        return constrain(summed + below, "rows", None, None), jnp.einsum("bsd,bstr->dtr", hidden, errors)
 
     nothing = jnp.zeros(hidden.shape, jnp.float32)
     below, kernels = jax.lax.scan(body, nothing, (_chunks(hidden, head, chunks), jnp.arange(chunks)))
