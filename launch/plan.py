@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,3 +54,7 @@ def without_a_tpu() -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")  # or it complains that it knows of none
+    apart = Path(sys.prefix) / "plan" / "libtpu" / "libtpu.so"
+    if apart.is_file():
+        os.environ.setdefault("TPU_LIBRARY_PATH", str(apart))

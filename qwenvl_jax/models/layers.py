@@ -35,8 +35,30 @@ REMAT_POLICIES: dict[str, Callable | None] = {
     "everything": None,
 }
 
+
+@jax.custom_vjp
+def gelu(x: jax.Array) -> jax.Array:
+    """Exact GELU by erf, as torch's; `jax.nn.gelu` takes erfc, whose two branches cost 0.7 ms a layer on a v5p."""
+    wide = x.astype(jnp.float32)
+    return (0.5 * wide * (1 + jax.lax.erf(wide * 2**-0.5))).astype(x.dtype)
+
+
+def _gelu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return gelu(x), x
+
+
+def _gelu_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    """Written once, as in `_gated_backward`. The derivative is the normal distribution's Phi(x) + x phi(x)."""
+    x, gradient = jax.lax.optimization_barrier((x, gradient))
+    wide = x.astype(jnp.float32)
+    slope = 0.5 * (1 + jax.lax.erf(wide * 2**-0.5)) + wide * jnp.exp(-0.5 * wide * wide) * (2 * math.pi) ** -0.5
+    return (jax.lax.optimization_barrier((gradient * slope).astype(x.dtype)),)
+
+
+gelu.defvjp(_gelu_forward, _gelu_backward)
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu": gelu,
     "relu2": lambda x: jnp.square(jax.nn.relu(x)),
 }
 

@@ -137,8 +137,8 @@ def _tpu_devices(name: str, kind: str, shape: str, slices: int, wraps: tuple[boo
         found = topologies.get_topology_desc(platform="tpu", topology_name=f"{kind}:{shape}", **options)
     except Exception as error:  # libtpu raises several types; each says in its first line what it misses
         reason = str(error).splitlines()[0]
-        if "libtpu" in reason.lower() and "install" in reason.lower():
-            reason = "libtpu is not installed: pip install -r launch/requirements-plan.txt"
+        if "not installed" in reason:
+            reason = "libtpu is not installed: pip install --target .venv/plan -r launch/plan-requirements.txt"
         raise ValueError(f"--topology {name}: {reason}") from error
     return tuple(found.devices)
 
