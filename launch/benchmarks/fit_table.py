@@ -2,8 +2,8 @@
 
     python -m launch.benchmarks.fit_table
 
-Plans that were made before are kept in runs/plans as JSON and made again only with `--fresh`, or where the file is missing. Each
-runs in a process of its own, so that the memory of one compilation is given back before the next.
+Plans that were made before are kept in runs/plans as JSON and made again only with `--fresh`, or where the file is missing.
+Each runs in a process of its own, so that the memory of one compilation is given back before the next.
 """
 
 import argparse
@@ -50,13 +50,15 @@ CASES = (
 
 HEADING = """# What fits where, and how fast
 
-Written by `python -m launch.benchmarks.fit_table`; each line is one `qwenvl plan`, compiled for the topology by libtpu on a machine
-without a TPU. Peak and limit are of one device. Seconds are XLA's own cycles along the program's schedule, with collectives
-priced by bytes and Pallas kernels at half of the peak: an opinion to compare programs by, not a measurement on a TPU.
+Written by `python -m launch.benchmarks.fit_table`; each line is one `qwenvl plan`, compiled for the topology by libtpu on a
+machine without a TPU. Peak and limit are of one device. Seconds are XLA's own cycles along the program's schedule, with
+collectives priced by bytes and Pallas kernels at half of the peak: an opinion to compare programs by, not a measurement.
 
-| recipe, stage | topology | fields | peak (walked) / limit, GB | step, s | MFU | tokens/s | days | gathered / reduced, GB | compiled in, s |
-|---|---|---|---|---|---|---|---|---|---|
 """
+COLUMNS = (
+    "recipe, stage", "topology", "fields", "peak (walked) / limit, GB", "step, s", "MFU", "tokens/s", "days",
+    "gathered / reduced, GB", "compiled in, s",
+)  # fmt: skip
 
 
 def make(case: Case) -> None:
@@ -94,10 +96,11 @@ def main() -> None:
     options = parser.parse_args()
     PLANS.mkdir(parents=True, exist_ok=True)
     TABLE.parent.mkdir(exist_ok=True)
+    header = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
     for case in CASES:
         if options.only in " ".join(case.arguments) and (options.fresh or not case.file.is_file()):
             make(case)
-        TABLE.write_text(HEADING + "\n".join(map(row, CASES)) + "\n")
+        TABLE.write_text(HEADING + "\n".join([*header, *map(row, CASES)]) + "\n")
 
 
 if __name__ == "__main__":

@@ -163,10 +163,10 @@ def make_plan(run: Run, stage: Stage, topology: Topology) -> Plan:
     try:
         compiled = compile_step(traced, mesh)
     except jax.errors.JaxRuntimeError as error:
-        needed = _needed(str(error))
-        if needed is None:
+        wanted = needed(str(error))
+        if wanted is None:
             raise
-        found = dataclasses.replace(plan.memory, peak=needed)
+        found = dataclasses.replace(plan.memory, peak=wanted)
         return dataclasses.replace(plan, memory=found, compile_seconds=time.perf_counter() - began)
     return _complete(plan, compiled, topology, mesh, time.perf_counter() - began)
 
@@ -203,7 +203,7 @@ def _held(tree: object) -> float:
     return float(sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves))
 
 
-def _needed(message: str) -> float | None:
+def needed(message: str) -> float | None:
     """Bytes that the compiler wanted, from its refusal; None for another error."""
     units = {"G": 2**30, "M": 2**20, "K": 2**10, "T": 2**40}
     for pattern in (r"Used ([\d.]+)([KMGT]) of", r"required[^(]*\(([\d.]+)([KMGT])\) exceeds"):

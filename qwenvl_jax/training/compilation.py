@@ -20,23 +20,26 @@ from qwenvl_jax.parallel.mesh import batch_sharding, check_rows, parameter_shard
 from qwenvl_jax.training.optimizer import ParameterTable, learning_rate, make_optimizer, resolve
 from qwenvl_jax.training.step import TrainState, make_step
 
+TPU_OPTIONS: Mapping[str, Any] = {
+    # Gathers of weights run beside matmuls.
+    "xla_tpu_enable_async_collective_fusion": True,
+    "xla_tpu_enable_async_collective_fusion_fuse_all_gather": True,
+    "xla_tpu_enable_async_collective_fusion_multiple_steps": True,
+    "xla_tpu_overlap_compute_collective_tc": True,
+    "xla_enable_async_all_gather": True,
+}
 SPARSE_CORE: Mapping[str, Any] = {
+    # The sparse cores reduce gradients beside the tensor core.
     "xla_tpu_enable_sparse_core_collective_offload_all_reduce": True,
     "xla_tpu_enable_all_reduce_offload_tracing": True,
 }
 COMPILER_OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    # start of a device_kind -> options
-    "TPU": {
-        # Gathers of weights run beside matmuls.
-        "xla_tpu_enable_async_collective_fusion": True,
-        "xla_tpu_enable_async_collective_fusion_fuse_all_gather": True,
-        "xla_tpu_enable_async_collective_fusion_multiple_steps": True,
-        "xla_tpu_overlap_compute_collective_tc": True,
-        "xla_enable_async_all_gather": True,
-    },
-    # The sparse cores reduce gradients beside the tensor core.
-    "TPU v5p": SPARSE_CORE,
-    "TPU v6": SPARSE_CORE,
+    # device_kind -> options; none for other kinds
+    "TPU v4": TPU_OPTIONS,
+    "TPU v5 lite": TPU_OPTIONS,
+    "TPU v5": {**TPU_OPTIONS, **SPARSE_CORE},
+    "TPU v5p": {**TPU_OPTIONS, **SPARSE_CORE},
+    "TPU v6 lite": TPU_OPTIONS,
 }
 
 
@@ -101,10 +104,5 @@ def trace_step(
 def compile_step(traced: jax.stages.Traced, mesh: Mesh) -> jax.stages.Compiled:
     """The executable, with the options of its kind of device."""
     with jax.set_mesh(mesh):
-        return traced.lower().compile(compiler_options=dict(compiler_options(mesh.devices.flat[0].device_kind)))
-
-
-def compiler_options(device_kind: str) -> Mapping[str, Any]:
-    """What XLA is told on this kind of device."""
-    matching = (options for start, options in COMPILER_OPTIONS.items() if device_kind.startswith(start))
-    return {name: value for options in matching for name, value in options.items()}
+        options = COMPILER_OPTIONS.get(mesh.devices.flat[0].device_kind, {})
+        return traced.lower().compile(compiler_options=dict(options))
