@@ -6,12 +6,11 @@ Qwen-7B on 64 devices then moves 1,700 GB of partial sums a step instead of gath
 
 import math
 from collections.abc import Mapping
-from functools import partial
 
 import jax
 from jax.sharding import PartitionSpec
 
-from qwenvl_jax.parallel.mesh import BATCH_AXES, RULES
+from qwenvl_jax.parallel.mesh import BATCH_AXES
 
 ACTIVATION_RULES: Mapping[str, str | tuple[str, ...]] = {
     # logical axis of an activation -> mesh axes; names that are not here stay whole
@@ -49,33 +48,3 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     if mesh.empty or mesh.size == 1:
         return x
     return jax.lax.with_sharding_constraint(x, activation_spec(axes, x.shape, mesh))
-
-
-def gathered(kernel: jax.Array, *axes: str) -> jax.Array:
-    """A weight matrix, gathered over `fsdp` for the matmuls that read it; its gradient is scattered back at once.
-
-    Said where the forward pass reads it, so that one gather serves the layer's recomputation and its backward pass: left
-    to the partitioner, the query, key, value and output kernels of Qwen-7B came twice (4.3 GB more a step on 64 devices).
-
-    Args:
-      axes: the logical axis of each of its two dimensions; the first one of those that were merged into it.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    return kernel if mesh.empty or mesh.size == 1 else _gathered(kernel, axes)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _gathered(kernel: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-    whole = [None if RULES[axis] == "fsdp" else RULES[axis] for axis in axes]
-    return jax.lax.with_sharding_constraint(kernel, PartitionSpec(*whole))
-
-
-def _gathered_forward(kernel: jax.Array, axes: tuple[str, ...]) -> tuple[jax.Array, None]:
-    return _gathered(kernel, axes), None
-
-
-def _gathered_backward(axes: tuple[str, ...], _: None, gradient: jax.Array) -> tuple[jax.Array]:
-    return (jax.lax.with_sharding_constraint(gradient, PartitionSpec(*(RULES[axis] for axis in axes))),)
-
-
-_gathered.defvjp(_gathered_forward, _gathered_backward)
