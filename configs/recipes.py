@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 
+from configs.qwen_7b import qwen_7b
 from configs.qwen_vl import qwen_vl
 from configs.tiny import tiny
 from qwenvl_jax.config import Run
 
-RECIPES: dict[str, Callable[[], Run]] = {"tiny": tiny, "qwen-vl": qwen_vl}
+RECIPES: dict[str, Callable[[], Run]] = {"tiny": tiny, "qwen-vl": qwen_vl, "qwen-7b": qwen_7b}
 
 
 def recipe(name: str) -> Run:

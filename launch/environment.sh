@@ -19,5 +19,13 @@ install() { # install FILE: once, and again when it or pyproject.toml changed
     echo "$wanted" > "$stamp"
   fi
 }
+install_apart() { # install_apart FILE: into .venv/plan, where only `qwenvl plan` looks (a wheel of 203 MiB)
+  local stamp=".venv/plan/installed"
+  if [ "$(cat "$stamp" 2>/dev/null)" != "$(cksum < "$1")" ]; then
+    echo "installing the pinned $1 into .venv/plan (once)"
+    .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/plan -r "$1"
+    cksum < "$1" > "$stamp"
+  fi
+}
 install requirements.txt
 export PATH="$PWD/.venv/bin:$PATH"

@@ -10,6 +10,7 @@ VERBS = {
     # verb -> (module, function, what it does)
     "train": ("launch.train", "train", "train a recipe's stages"),
     "convert": ("launch.convert", "main", "Hugging Face folder to checkpoint, or back"),
+    "plan": ("launch.plan", "plan", "what a recipe costs on a topology, before renting it"),
     "evaluate": ("launch.evaluate", "main", "scores of a checkpoint on held-out data"),
     "chat": ("launch.chat", "chat", "ask a checkpoint about pictures"),
     "data": ("launch.data", "data", "make, clean and inspect data"),

@@ -21,6 +21,7 @@ from qwenvl_jax.models.parameters import Parameters, build, initialize
 from qwenvl_jax.parallel.mesh import make_mesh, parameter_shardings
 from qwenvl_jax.processing.tokenizer import load_tokenizer
 from qwenvl_jax.training.checkpoints import load_parameters, locate
+from qwenvl_jax.training.compilation import on_devices
 from qwenvl_jax.training.loop import Batches, train_stage
 
 
@@ -53,8 +54,12 @@ def train(arguments: list[str]) -> None:
     workdir = options.workdir or Path("runs") / (run.name + (f"-{options.data.stem}" if options.data else ""))
     prepare(workdir, run)
     mesh = make_mesh(run.mesh)
+    run = on_devices(run, mesh)
     architecture = build(run.model, run.precision)
-    print(f"{run.name}: {architecture.size:,} parameters on {jax.device_count()} x {jax.devices()[0].device_kind}")
+    print(
+        f"{run.name}: {architecture.size:,} parameters on {jax.device_count()} x {jax.devices()[0].device_kind}, "
+        f"attention: {run.precision.attention}"
+    )
     parameters = starting_point(
         run, stages[0], options.start, workdir, parameter_shardings(architecture.axes, architecture.shapes, mesh)
     )
@@ -90,9 +95,7 @@ def choose(run: Run, options: TrainOptions) -> tuple[Run, tuple[Stage, ...]]:
       ValueError: an unknown stage, or own data for several stages at once.
       FileNotFoundError: the file of own data is missing.
     """
-    names = [stage.name for stage in run.stages]
-    if options.stage not in (*names, "all"):
-        raise ValueError(f"recipe {run.name} has no stage {options.stage!r}; stages: {', '.join(names)}, all")
+    names = [stage.name for stage in choose_stages(run, options.stage)]
     if options.data is not None:
         if options.stage == "all":
             raise ValueError(f"--data replaces one stage's mixture: add --stage, one of {', '.join(names)}")
@@ -104,7 +107,19 @@ def choose(run: Run, options: TrainOptions) -> tuple[Run, tuple[Stage, ...]]:
         own = own_mixture(run.data, str(options.data.resolve()), tokenizer, run.model.adapter.queries)
         scaled = [dataclasses.replace(s, mixture=own) if s.name == options.stage else s for s in scaled]
     run = dataclasses.replace(run, stages=tuple(scaled))
-    return run, tuple(s for s in run.stages if options.stage in (s.name, "all"))
+    return run, choose_stages(run, options.stage)
+
+
+def choose_stages(run: Run, name: str) -> tuple[Stage, ...]:
+    """The stage of that name, or all.
+
+    Raises:
+      ValueError: there is none.
+    """
+    names = [stage.name for stage in run.stages]
+    if name not in (*names, "all"):
+        raise ValueError(f"recipe {run.name} has no stage {name!r}; stages: {', '.join(names)}, all")
+    return tuple(stage for stage in run.stages if name in (stage.name, "all"))
 
 
 def prepare(workdir: Path, run: Run) -> None:

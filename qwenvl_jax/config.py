@@ -239,6 +239,8 @@ class PrecisionConfig:
     """Type of activations and of matmul inputs; trained parameters keep float32 masters."""
     remat: str = "nothing"
     """What a layer keeps for the backward pass: a name of `qwenvl_jax.models.layers.REMAT_POLICIES`."""
+    attention: str = "auto"
+    """`splash` (TPU), `xla` (anywhere), or `auto`: splash on a TPU, xla elsewhere."""
     loss_chunks: int = 8
     """Slices of the vocabulary in which the loss is computed, so that no [B, S, vocabulary] array exists."""
     unroll: int = 1

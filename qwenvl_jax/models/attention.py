@@ -8,6 +8,10 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 
+from qwenvl_jax.models.splash import splash_attention
+
+IMPLEMENTATIONS = ("auto", "xla", "splash")
+"""`auto`: splash on a TPU, XLA elsewhere."""
 CAUSAL_BLOCK = 256
 """Queries per block of causal self-attention: rows of 768 compute two thirds of the scores that one block would."""
 
@@ -21,6 +25,7 @@ def attention(
     key_segments: jax.Array | None = None,
     causal: bool = False,
     query_start: jax.Array | int = 0,
+    implementation: str = "xla",
 ) -> jax.Array:
     """Scaled dot-product attention, [B, S, N, H] x [B, T, K, H] -> [B, S, N, H]; head n meets keys and values n // G.
 
@@ -31,7 +36,11 @@ def attention(
       key_segments: [B, T] int.
       causal: query s stands at position query_start + s and sees the keys up to that position.
       query_start: positions before the first query (the filled part of a KV cache).
+      implementation: one of IMPLEMENTATIONS. Queries behind a cache always run in XLA: a kernel wants static masks.
     """
+    if resolve_implementation(implementation, jax.default_backend()) == "splash" and isinstance(query_start, int):
+        return splash_attention(q, k, v, query_segments, key_segments, causal, "attention_output")
+    q, k, v = (checkpoint_name(x, "attention_input") for x in (q, k, v))
     block = CAUSAL_BLOCK
     if causal and isinstance(query_start, int) and q.shape[1] == k.shape[1] and in_blocks(q.shape[1]):
         # A block of queries meets only the keys up to its end: (n + 1) / 2n of the scores for n blocks.
@@ -51,6 +60,19 @@ def attention(
     else:
         mixed = _dense(q, k, v, query_segments, key_segments, query_start if causal else None)
     return checkpoint_name(mixed, "attention_output")
+
+
+def resolve_implementation(implementation: str, platform: str) -> str:
+    """What `auto` means on devices of that platform (`tpu`, `gpu`, `cpu`).
+
+    Raises:
+      ValueError: there is no such implementation.
+    """
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"precision.attention={implementation!r} is none of {', '.join(IMPLEMENTATIONS)}")
+    if implementation == "auto":
+        return "splash" if platform == "tpu" else "xla"
+    return implementation
 
 
 def in_blocks(length: int) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qwenvl_jax.config import MeshConfig
@@ -50,7 +51,26 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
             "multiply to it; one may be -1 for what remains"
         )
     sizes = [len(devices) // known if size == -1 else size for size in sizes]
-    return Mesh(np.asarray(devices).reshape(sizes), AXES)
+    return Mesh(_arranged(devices, sizes), AXES)
+
+
+def _arranged(devices: list[jax.Device], sizes: list[int]) -> np.ndarray:
+    """Neighbours on the mesh are neighbours on the network of a TPU; several slices lie along `data`.
+
+    Raises:
+      ValueError: the slices do not divide mesh.data.
+    """
+    if devices[0].platform != "tpu":
+        return np.asarray(devices).reshape(sizes)
+    slices = len({getattr(device, "slice_index", None) for device in devices})
+    if slices == 1:
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    data, *inner = sizes
+    if data % slices:
+        raise ValueError(f"mesh.data={data} does not divide over {slices} slices: make it a multiple of {slices}")
+    return mesh_utils.create_hybrid_device_mesh(
+        (data // slices, *inner), (slices, 1, 1), devices, allow_split_physical_axes=True
+    )
 
 
 def _divisors(number: int) -> list[int]:

@@ -19,12 +19,13 @@ from jax.sharding import Mesh
 from qwenvl_jax.batch import Batch
 from qwenvl_jax.config import Run, Stage
 from qwenvl_jax.models.parameters import Architecture, Parameters
-from qwenvl_jax.parallel.mesh import batch_sharding, check_rows, parameter_shardings, replicated
+from qwenvl_jax.parallel.mesh import batch_sharding
 from qwenvl_jax.training.checkpoints import Checkpoints
+from qwenvl_jax.training.compilation import abstract_state, compile_step, trace_step
 from qwenvl_jax.training.flops import peak_flops, step_flops
 from qwenvl_jax.training.metrics import Meter, Recorder
-from qwenvl_jax.training.optimizer import ParameterTable, learning_rate, make_optimizer, resolve
-from qwenvl_jax.training.step import TrainState, make_step
+from qwenvl_jax.training.optimizer import ParameterTable, learning_rate, make_optimizer
+from qwenvl_jax.training.step import TrainState
 
 
 class BatchInfo(Protocol):
@@ -54,36 +55,23 @@ def initial_state(
     Raises:
       ValueError: the parameter table does not cover every parameter, or the mesh does not divide one, or the rows.
     """
-    check_rows(stage.rows, stage.accumulation, mesh)
-    table = resolve(stage.parameters, architecture.shapes)
-    shardings = parameter_shardings(architecture.axes, architecture.shapes, mesh)
+    shapes, table = abstract_state(run, stage, architecture, mesh)
+    trained, frozen = (
+        {path: jax.device_put(parameters[path].astype(leaf.dtype), leaf.sharding) for path, leaf in part.items()}
+        for part in (shapes.trained, shapes.frozen)
+    )
     optimizer = make_optimizer(run.optimizer, learning_rate(stage.schedule, stage.steps), table, architecture.shapes)
-    compute = jnp.dtype(run.precision.compute)
-    trained = {p: jax.device_put(parameters[p].astype(jnp.float32), shardings[p]) for p in table.trained}
-    frozen = {p: jax.device_put(parameters[p].astype(compute), shardings[p]) for p in table.frozen}
-    state = TrainState(jnp.int32(0), trained, frozen, optimizer.init(trained))
-    everywhere = replicated(mesh)
-
-    def place(leaf: jax.Array) -> jax.Array:
-        return leaf if leaf.ndim else jax.device_put(leaf, everywhere)
-
-    return jax.tree.map(place, state), table
+    moments = jax.tree.map(
+        lambda leaf, like: jax.device_put(leaf, like.sharding), optimizer.init(trained), shapes.optimizer
+    )
+    step = jax.device_put(jnp.int32(0), shapes.step.sharding)
+    return TrainState(step, trained, frozen, moments), table
 
 
 def put_batch(batch: Batch, mesh: Mesh) -> Batch:
     """This process's rows of the global batch, on its devices."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
-
-
-def compile_step(
-    run: Run, stage: Stage, architecture: Architecture, table: ParameterTable, state: TrainState, batch: Batch
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-    """The stage's one compiled step. An executable cannot recompile: other shapes or types raise a TypeError."""
-    optimizer = make_optimizer(run.optimizer, learning_rate(stage.schedule, stage.steps), table, architecture.shapes)
-    step = make_step(architecture, run.precision, stage, optimizer)
-    shardings = jax.tree.map(lambda x: x.sharding, state)
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)).lower(state, batch).compile()
 
 
 def train_stage(
@@ -125,7 +113,8 @@ def train_stage(
                         wait = time.perf_counter() - began
                         batch = put_batch(host, mesh)
                         if compiled is None:
-                            compiled, wait = compile_step(run, stage, architecture, table, state, batch), 0.0
+                            traced = trace_step(run, stage, architecture, table, state, batch, mesh)
+                            compiled, wait = compile_step(traced, mesh), 0.0
                             meter.restart_clock()
                         state, metrics = compiled(state, batch)
                         bad = {"replaced": info.replaced, "dropped": info.dropped}

@@ -53,7 +53,8 @@ def batch_loss(
         losses = patch_losses(features, labels, stage.patch_classes).reshape(batch.targets.shape)
     else:
         hidden = model.hidden(batch)
-        losses = token_losses(hidden, model.language.head.kernel[...], batch.targets, precision.loss_chunks)
+        with jax.named_scope("loss"):
+            losses = token_losses(hidden, model.language.head.kernel[...], batch.targets, precision.loss_chunks)
     weighted = losses * batch.loss_weights
     per_task = jax.nn.one_hot(batch.task_ids, tasks, dtype=jnp.float32)
     sums = Sums(
@@ -61,6 +62,15 @@ def batch_loss(
         tokens=jnp.einsum("bs,bsk->k", batch.loss_weights, per_task),
     )
     return weighted.sum(), sums
+
+
+def in_compute_type(trained: Parameters, compute: str) -> Parameters:
+    """The masters with their kernels cast, once for the whole step.
+
+    A projection casts its kernel anyway, so the forward pass is the same; but cast within the scan over layers, the
+    kernel's gradient comes out of it in float32, as twice the bytes with the same digits.
+    """
+    return {path: x.astype(jnp.dtype(compute)) if path.endswith("/kernel") else x for path, x in trained.items()}
 
 
 def split_for_accumulation(batch: Batch, slices: int) -> Batch:
@@ -87,19 +97,21 @@ def make_step(
     gradient = jax.grad(summed_loss, has_aux=True)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        parameters = in_compute_type(state.trained, precision.compute)
         if stage.accumulation == 1:
-            gradients, sums = gradient(state.trained, state.frozen, batch)
+            gradients, sums = gradient(parameters, state.frozen, batch)
         else:
 
             def add(carry: Any, part: Batch) -> tuple[Any, None]:
-                return jax.tree.map(jnp.add, carry, gradient(state.trained, state.frozen, part)), None
+                return jax.tree.map(jnp.add, carry, gradient(parameters, state.frozen, part)), None
 
             nothing = (jax.tree.map(jnp.zeros_like, state.trained), Sums(jnp.zeros(tasks), jnp.zeros(tasks)))
             (gradients, sums), _ = jax.lax.scan(add, nothing, split_for_accumulation(batch, stage.accumulation))
         total = jnp.maximum(sums.tokens.sum(), 1.0)
-        gradients = jax.tree.map(lambda g: g / total, gradients)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.trained)
-        trained = optax.apply_updates(state.trained, updates)
+        with jax.named_scope("optimizer"):
+            gradients = jax.tree.map(lambda g: g.astype(jnp.float32) / total, gradients)
+            updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.trained)
+            trained = optax.apply_updates(state.trained, updates)
         metrics = {
             "loss": sums.loss.sum() / total,
             "task_loss_sums": sums.loss,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_model import CONFIG, PRECISION, random_batch, small_stage
 
-from qwenvl_jax.models.layers import REMAT_POLICIES, apply_rotary, fan_in, rotary_angles, rotary_frequencies
+from qwenvl_jax.models.layers import REMAT_POLICIES, apply_rotary, gated, rotary_angles, rotary_frequencies, summed_axes
 from qwenvl_jax.models.parameters import build
 from qwenvl_jax.training.step import batch_loss
 
@@ -42,10 +42,32 @@ def test_rotary_runs_in_float32() -> None:
     np.testing.assert_allclose(np.asarray(turned, np.float32)[0, 0, 0, [0, 2]], [cos - sin, cos + sin], atol=0.01)
 
 
-def test_fan_in_reads_the_equation() -> None:
-    """The dimensions that are summed over, not those that come out."""
-    assert fan_in("bsd,dnh->bsnh", (6, 2, 5)) == 6
-    assert fan_in("bsnh,nhd->bsd", (2, 5, 6)) == 10
+def test_summed_axes_are_read_from_the_equation() -> None:
+    """The kernel's first axes; equations that a product of two matrices cannot compute are refused."""
+    assert summed_axes("bsd,dnh->bsnh") == 1
+    assert summed_axes("bsnh,nhd->bsd") == 2
+    for equation in ("bsd,nhd->bsnh", "bds,dn->bsn", "bsd,dnh->bshn"):
+        with pytest.raises(ValueError, match="does not sum the input's last axes"):
+            summed_axes(equation)
+
+
+def test_rotation_by_a_permutation_is_exact() -> None:
+    """Halves exchanged by a product are the halves exchanged by a slice, bit for bit, also in bfloat16."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 3, 8)), jnp.bfloat16)
+    angles = rotary_angles(jnp.arange(5)[None], rotary_frequencies(8, 1e4))
+    assert np.array_equal(apply_rotary(x, angles), apply_rotary(x, angles, lanes=True))
+
+
+def test_the_gated_product_has_the_gradient_of_its_formula() -> None:
+    """Its own backward pass is that of up * silu(gate)."""
+    rng = np.random.default_rng(1)
+    up, gate, weights = (jnp.asarray(rng.normal(size=(4, 6)).astype(np.float32)) for _ in range(3))
+
+    def graded(function):
+        return jax.grad(lambda up, gate: (weights * function(up, gate)).sum(), argnums=(0, 1))(up, gate)
+
+    for ours, plain in zip(graded(gated), graded(lambda up, gate: up * jax.nn.silu(gate))):
+        np.testing.assert_allclose(ours, plain, rtol=1e-6)
 
 
 def test_remat_and_unrolling_change_no_gradient(parameters) -> None:

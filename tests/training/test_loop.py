@@ -49,10 +49,10 @@ def train(architecture, parameters):
     mesh, compiled = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]), {}
     compile_step = loop.compile_step
 
-    def compile_once(run, *arguments):
-        if run not in compiled:
-            compiled[run] = compile_step(run, *arguments)
-        return compiled[run]
+    def compile_once(traced, mesh):
+        if mesh not in compiled:
+            compiled[mesh] = compile_step(traced, mesh)
+        return compiled[mesh]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "compile_step", compile_once)

@@ -1,4 +1,4 @@
-"""Promises of `qwenvl_jax.training.step`, with the state and the compilation of the loop."""
+"""Promises of `qwenvl_jax.training.step`, with the loop's state and the compilation that `plan` shares."""
 
 import dataclasses
 from functools import partial
@@ -11,7 +11,8 @@ from small_model import PRECISION, random_batch, small_run, small_stage
 from configs.qwen_vl import parameter_tables
 from qwenvl_jax.config import MeshConfig
 from qwenvl_jax.parallel.mesh import make_mesh
-from qwenvl_jax.training.loop import compile_step, initial_state, put_batch
+from qwenvl_jax.training.compilation import compile_step, trace_step
+from qwenvl_jax.training.loop import initial_state, put_batch
 from qwenvl_jax.training.step import batch_loss
 
 STEPS = 3
@@ -26,7 +27,7 @@ def train(architecture, initial, batches, mesh_config: MeshConfig = ONE, **field
     mesh = make_mesh(mesh_config, jax.devices()[:count])
     state, table = initial_state(run, stage, architecture, initial, mesh)
     placed = [put_batch(batch, mesh) for batch in batches]
-    step = compile_step(run, stage, architecture, table, state, placed[0])
+    step = compile_step(trace_step(run, stage, architecture, table, state, placed[0], mesh), mesh)
     metrics = []
     for batch in placed:
         state, figures = step(state, batch)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from qwenvl_jax.config import QwenVLConfig
+from qwenvl_jax.config import PrecisionConfig, QwenVLConfig
 from qwenvl_jax.models.attention import attention
 from qwenvl_jax.models.layers import Initializer, LayerNorm, Projection, normal, parameter, truncated_normal
 from qwenvl_jax.models.qwen_vl.positions import interpolate_positions, sine_positions
@@ -32,7 +32,8 @@ def aligned(sharpness: float) -> Initializer:
 class Adapter(nnx.Module):
     """Compresses P patches of an image to Q vision tokens of the language model's width."""
 
-    def __init__(self, config: QwenVLConfig, rngs: nnx.Rngs):
+    def __init__(self, config: QwenVLConfig, precision: PrecisionConfig, rngs: nnx.Rngs):
+        self.implementation = precision.attention
         c, d, n = config.vision.width, config.language.width, config.adapter.heads
         h, grid = d // n, config.adapter.query_grid
         kernel_axes = ("embed", "heads", "head")
@@ -58,6 +59,7 @@ class Adapter(nnx.Module):
         self.norm_post = LayerNorm(d, rngs)
         self.projection = Projection("bqd,de->bqe", (d, d), ("embed", "embed_out"), rngs)
 
+    @jax.named_scope("adapter")
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, P, C] -> [B, Q, D]. Positions are added to queries and keys, never to values."""
         grid = int(x.shape[1] ** 0.5)
@@ -66,5 +68,5 @@ class Adapter(nnx.Module):
         q = self.q(self.norm_q(self.query[...].astype(x.dtype)) + position)
         k = self.k(kv + interpolate_positions(self.position[...], grid).astype(x.dtype))
         q = jnp.broadcast_to(q, (x.shape[0], *q.shape))
-        y = self.out(attention(q, k, self.v(kv)))
+        y = self.out(attention(q, k, self.v(kv), implementation=self.implementation))
         return self.projection(self.norm_post(y))

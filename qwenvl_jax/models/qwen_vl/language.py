@@ -17,12 +17,14 @@ from qwenvl_jax.models.layers import (
     Projection,
     RMSNorm,
     apply_rotary,
+    gated,
     normal,
     parameter,
     rotary_angles,
     rotary_frequencies,
     scan_layers,
 )
+from qwenvl_jax.parallel.activations import constrain
 
 Angles = tuple[jax.Array, jax.Array]
 
@@ -49,7 +51,8 @@ class Cache(NamedTuple):
 class LanguageBlock(nnx.Module):
     """All decoder blocks, stacked."""
 
-    def __init__(self, config: LanguageConfig, rngs: nnx.Rngs):
+    def __init__(self, config: LanguageConfig, implementation: str, rngs: nnx.Rngs):
+        self.implementation = implementation
         d, n, f, layers = config.width, config.heads, config.mlp_width, config.layers
         h = d // n
         inward: dict[str, Any] = {
@@ -89,7 +92,8 @@ class LanguageBlock(nnx.Module):
         cached: tuple[jax.Array, jax.Array] | None,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
         y = self.norm_1(x)
-        q, k, v = apply_rotary(self.q(y), query_angles), apply_rotary(self.k(y), key_angles), self.v(y)
+        lanes = self.implementation == "splash"  # that is, on a TPU
+        q, k, v = apply_rotary(self.q(y), query_angles, lanes), apply_rotary(self.k(y), key_angles, lanes), self.v(y)
         if cached is not None:
             k, v = (jax.lax.dynamic_update_slice_in_dim(c, t, start, 1) for c, t in zip(cached, (k, v)))
             cached = (k, v)
@@ -97,10 +101,11 @@ class LanguageBlock(nnx.Module):
             attention(
                 q, k, v,
                 query_segments=query_segments, key_segments=key_segments, causal=True, query_start=start,
+                implementation=self.implementation,
             )
         )  # fmt: skip
         y = self.norm_2(x)
-        x = x + self.down(self.up(y) * jax.nn.silu(self.gate(y)))
+        x = x + self.down(gated(self.up(y), self.gate(y)))
         return x, cached
 
 
@@ -141,14 +146,18 @@ class LanguageModel(nnx.Module):
         self.config, self.precision = config, precision
         # Of the size of the vision tokens and of what blocks add (the original's 0.02 suits a width of 4096).
         self.embedding = parameter(rngs, normal(0.5), (config.vocab_size, config.width), ("vocab", "embed"))
-        self.blocks = LanguageBlock(config, rngs)
+        self.blocks = LanguageBlock(config, precision.attention, rngs)
         self.norm = RMSNorm(config.width, rngs)
         self.head = Projection("bsd,dv->bsv", (config.width, config.vocab_size), ("embed", "vocab"), rngs)
 
+    @jax.named_scope("language")
     def embed(self, tokens: jax.Array) -> jax.Array:
         """[B, S] ids -> [B, S, D] in the compute type."""
-        return self.embedding[...][tokens].astype(jnp.dtype(self.precision.compute))
+        # Every device looks all ids up in its columns of the table; the rows are then exchanged. The table never moves.
+        embedded = self.embedding[...][constrain(tokens, None, None)]
+        return constrain(embedded.astype(jnp.dtype(self.precision.compute)), "rows", "stream", None)
 
+    @jax.named_scope("language")
     def __call__(self, x: jax.Array, positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
         """[B, S, D] embeddings -> [B, S, D] hidden states; positions and segment_ids are [B, S].
 

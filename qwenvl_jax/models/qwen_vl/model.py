@@ -22,7 +22,7 @@ class QwenVL(nnx.Module):
     def __init__(self, config: QwenVLConfig, precision: PrecisionConfig, rngs: nnx.Rngs):
         self.config = config
         self.vision = VisionEncoder(config.vision, precision, rngs)
-        self.adapter = Adapter(config, rngs)
+        self.adapter = Adapter(config, precision, rngs)
         self.language = LanguageModel(config.language, precision, rngs)
 
     def encode_patches(self, images: jax.Array) -> jax.Array:

@@ -26,7 +26,8 @@ def sine_table(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
 class VisionBlock(nnx.Module):
     """All pre-norm blocks of the trunk, stacked; every pixel sees every pixel."""
 
-    def __init__(self, config: VisionConfig, rngs: nnx.Rngs):
+    def __init__(self, config: VisionConfig, implementation: str, rngs: nnx.Rngs):
+        self.implementation = implementation
         d, n, f, layers = config.width, config.heads, config.mlp_width, config.layers
         h = d // n
         inward: dict[str, Any] = {
@@ -47,7 +48,7 @@ class VisionBlock(nnx.Module):
 
     def __call__(self, x: jax.Array, _: Any) -> tuple[jax.Array, None]:
         y = self.norm_1(x)
-        x = x + self.out(attention(self.q(y), self.k(y), self.v(y)))
+        x = x + self.out(attention(self.q(y), self.k(y), self.v(y), implementation=self.implementation))
         x = x + self.down(ACTIVATIONS[self.activation](self.up(self.norm_2(x))))
         return x, None
 
@@ -61,8 +62,9 @@ class VisionEncoder(nnx.Module):
         self.patch_embedding = Projection("bpk,kd->bpd", (patch * patch * 3, d), ("patch", "embed"), rngs)
         self.position = parameter(rngs, sine_table, (config.position_grid**2, d), ("position", "embed"))
         self.norm_pre = LayerNorm(d, rngs)
-        self.blocks = VisionBlock(config, rngs)
+        self.blocks = VisionBlock(config, precision.attention, rngs)
 
+    @jax.named_scope("vision")
     def __call__(self, pixels: jax.Array) -> jax.Array:
         """[B, R, R, 3] normalised pixels -> [B, P, D]; R must be a multiple of the patch."""
         p = self.config.patch

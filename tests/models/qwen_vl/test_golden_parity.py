@@ -75,7 +75,7 @@ def test_logits_of_a_left_padded_batch(golden, model, check) -> None:
     check("logits, left-padded batch of three images", run(pixels_of(golden))[real], golden["logits_batch"][real])
 
 
-def originals_attention(q, k, v, *, query_segments, key_segments, causal, query_start) -> jax.Array:
+def originals_attention(q, k, v, *, query_segments, key_segments, causal, query_start, implementation) -> jax.Array:
     """Ours for real queries; for padding what the original's two added masks make of it.
 
     The golden loss has one target that padding predicts: the first token of the left-padded row. We never learn that.
@@ -83,7 +83,8 @@ def originals_attention(q, k, v, *, query_segments, key_segments, causal, query_
     gradient still passes to the scores.
     """
     ours = attention(
-        q, k, v, query_segments=query_segments, key_segments=key_segments, causal=causal, query_start=query_start
+        q, k, v, query_segments=query_segments, key_segments=key_segments, causal=causal, query_start=query_start,
+        implementation=implementation,
     )  # fmt: skip
     earlier = jnp.arange(q.shape[1])[:, None] >= jnp.arange(k.shape[1])
     seen = jnp.where(key_segments[:, None] == 0, earlier, ~earlier)
