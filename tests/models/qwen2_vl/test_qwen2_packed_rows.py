@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+from small_model import small_stage
 from small_qwen2_vl import PRECISION, SmallSample, make_sample, pack
 
 from qwenvl_jax.models import segment_attention
@@ -33,7 +34,9 @@ def samples() -> list[SmallSample]:
 @pytest.fixture(scope="module")
 def graded(qwen2_architecture, qwen2_parameters):
     """rows -> (summed loss, gradients); one compiled function for rows of one shape."""
-    compiled = jax.jit(jax.value_and_grad(partial(batch_loss, qwen2_architecture, PRECISION, 1), has_aux=True))
+    compiled = jax.jit(
+        jax.value_and_grad(partial(batch_loss, qwen2_architecture, PRECISION, small_stage()), has_aux=True)
+    )
 
     def run(samples: list[SmallSample]):
         (loss, _), gradients = compiled(qwen2_parameters, pack([samples], LENGTH, PATCHES))

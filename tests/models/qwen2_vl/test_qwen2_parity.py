@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from original_inputs import columns, inputs_of
+from small_model import small_stage
 from small_qwen2_vl import CONFIG, PRECISION, SmallSample, make_sample, pack
 
 from qwenvl_jax.config import OptimizerConfig, ParameterRule, Schedule
@@ -74,7 +75,9 @@ def theirs_graded(samples, original) -> tuple[float, dict[str, np.ndarray]]:
 def ours_graded(samples, qwen2_architecture, qwen2_parameters) -> tuple[float, dict[str, jax.Array]]:
     """(loss, gradients under our paths) of the same batch."""
     batch = pack([[sample] for sample in samples.values()], LENGTH, PATCHES)
-    graded = jax.jit(jax.value_and_grad(partial(batch_loss, qwen2_architecture, PRECISION, 1), has_aux=True))
+    graded = jax.jit(
+        jax.value_and_grad(partial(batch_loss, qwen2_architecture, PRECISION, small_stage()), has_aux=True)
+    )
     (loss, sums), gradients = graded(qwen2_parameters, batch)
     tokens = sums.tokens.sum()
     return float(loss / tokens), jax.tree.map(lambda gradient: gradient / tokens, gradients)
