@@ -19,7 +19,7 @@ from data_pipelines.rows import RowInfo, load_or_replace
 from data_pipelines.sources.opening import open_source
 from data_pipelines.sources.source import Problem
 from data_pipelines.synthetic.patches import CLASSES, UNLABELLED, WEIGHTS, label_patches
-from qwenvl_jax.batch import Batch, empty_batch
+from qwenvl_jax.batch import Batch, empty_batch, row_of
 from qwenvl_jax.config import DataConfig, Stage
 from qwenvl_jax.processing.images import decode_image, resize_image
 
@@ -72,7 +72,7 @@ class PatchRowMaker:
     def make_rows(self, rows: Sequence[Sequence[Item]]) -> tuple[Batch, list[RowInfo]]:
         """A host batch of B = len(rows) rows, and what each of them holds."""
         batch = empty_batch(len(rows), self.sequence_length, self.images_per_row, self.resolution, self.pad_id)
-        return batch, [self._write_row(Batch(*(field[b] for field in batch)), row) for b, row in enumerate(rows)]
+        return batch, [self._write_row(row_of(batch, b), row) for b, row in enumerate(rows)]
 
     def _write_row(self, row: Batch, items: Sequence[Item]) -> RowInfo:
         identity = hashlib.sha256()

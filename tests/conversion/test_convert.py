@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -197,7 +198,10 @@ def test_checkpoints_of_training(tmp_path, converted, tensors: Tensors, monkeypa
     rounded = {"transformer.ln_f.weight": np.asarray(master.astype("bfloat16"))}
     assert same(loaded(tmp_path / "back"), tensors | rounded)
     assert (tmp_path / "back" / "qwen.tiktoken").read_bytes() == WORLD_FILE.read_bytes()
-    assert json.loads((tmp_path / "back" / "generation_config.json").read_text())["eos_token_id"] == 641
+    assert (
+        json.loads((tmp_path / "back" / "generation_config.json").read_text())["eos_token_id"]
+        == load_tokenizer("world").eod_id
+    )
     converted(tmp_path / "run" / "checkpoints" / "sft" / "5", tmp_path / "wide", dtype="float32")
     wide = {name: array.astype(np.float32) for name, array in tensors.items()}
     assert same(loaded(tmp_path / "wide"), wide | {"transformer.ln_f.weight": np.asarray(master)})
@@ -290,7 +294,11 @@ def test_interrupted(tmp_path, tensors: Tensors, number: signal.Signals) -> None
     """Ctrl-C leaves nothing; a killed process leaves no folder by the destination's name."""
     folder = make_folder(tmp_path / "hf", tensors)
     command = [sys.executable, "-c", SLOW, str(folder), str(tmp_path / "ours")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    # A suite that runs in the background ignores SIGINT, and its children would too.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, preexec_fn=heed
+    ) as process:
         assert process.stdout is not None
         while "resblocks" not in process.stdout.readline():
             assert process.poll() is None

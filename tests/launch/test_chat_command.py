@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -108,6 +109,8 @@ def test_ctrl_c_stops_an_answer_and_ctrl_d_ends(folder) -> None:
     process = subprocess.Popen(
         command("--max-new-tokens", "20000"), stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder,
         env={**environment(), "TERM": "dumb"}, start_new_session=True, close_fds=True,
+        # A suite that runs in the background ignores SIGINT, and its children would too.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     os.close(theirs)
     try:

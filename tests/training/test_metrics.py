@@ -8,6 +8,9 @@ import pytest
 
 from qwenvl_jax.training.metrics import Meter, Recorder, read_metrics
 
+NONE = {"replaced": 0, "dropped": 0}
+"""No sample of the step was unreadable."""
+
 INFO = SimpleNamespace(fingerprint="abc")
 
 
@@ -66,7 +69,9 @@ def test_figures_of_several_steps() -> None:
     segments = np.array([[1, 1, 2, 0], [1, 1, 1, 1]])
     for loss in (1.0, 3.0):
         sums, tokens = np.array([loss * 4, 2.0, 0.0, 6.0]), np.array([4.0, 1.0, 0.0, 1.0])
-        meter.add(0.0, segments, {"loss": loss, "grad_norm": 2 * loss, "task_loss_sums": sums, "task_tokens": tokens})
+        meter.add(
+            0.0, segments, {"loss": loss, "grad_norm": 2 * loss, "task_loss_sums": sums, "task_tokens": tokens, **NONE}
+        )
     figures = meter.figures(("vqa", "ocr", "text", "ocr"))
     expected = {"loss": 2.0, "grad_norm": 4.0, "loss/vqa": 2.0, "loss/ocr": 4.0, "padding": 0.125}
     assert {name: figures[name] for name in expected} == expected
@@ -80,7 +85,7 @@ def test_unlogged_steps_count_in_the_losses_after_a_restart() -> None:
     rng = np.random.default_rng(0)
     whole, segments = Meter(), np.ones((2, 3), int)
     steps = [
-        {"loss": x, "grad_norm": x, "task_loss_sums": np.array([x, x]), "task_tokens": np.array([x, x])}
+        {"loss": x, "grad_norm": x, "task_loss_sums": np.array([x, x]), "task_tokens": np.array([x, x]), **NONE}
         for x in rng.random(5).astype(np.float32)
     ]
     for metrics in steps[:3]:
