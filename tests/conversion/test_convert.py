@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -294,11 +293,7 @@ def test_interrupted(tmp_path, tensors: Tensors, number: signal.Signals) -> None
     """Ctrl-C leaves nothing; a killed process leaves no folder by the destination's name."""
     folder = make_folder(tmp_path / "hf", tensors)
     command = [sys.executable, "-c", SLOW, str(folder), str(tmp_path / "ours")]
-    # A suite that runs in the background ignores SIGINT, and its children would too.
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, preexec_fn=heed
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         while "resblocks" not in process.stdout.readline():
             assert process.poll() is None
