@@ -116,7 +116,9 @@ def test_ctrl_c_stops_an_answer_and_ctrl_d_ends(folder) -> None:
         os.write(ours, b"Tell me everything.\n")
         read_until(ours, "everything.", more=30)  # the answer has begun
         process.send_signal(signal.SIGINT)
-        assert "stopped" in read_until(ours, "> ")
+        read_until(
+            ours, "stopped", more=len("\r\n> ")
+        )  # the answer itself, of random weights, may hold a prompt's "> "
         process.send_signal(signal.SIGINT)
         read_until(ours, "Ctrl-D or /quit ends", more=len("\r\n> "))  # it listens again
         for _ in range(30):  # while the terminal changes between two lines a key may be lost: it is pressed again
