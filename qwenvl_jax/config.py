@@ -228,9 +228,9 @@ class Stage:
     """Not text but labels of the patches are learned, by the ViT alone: the number of classes of each kind of label."""
 
     @property
-    def sees(self) -> bool:
-        """Whether its rows hold images or videos."""
-        return self.images_per_row > 0 or self.patches_per_row > 0
+    def vision_per_row(self) -> int:
+        """Room for images and videos in a row, as its model counts it: image slots, or patches."""
+        return self.images_per_row or self.patches_per_row
 
 
 @dataclass(frozen=True)
@@ -341,7 +341,9 @@ def _read(kind: Any, value: Any, place: str) -> Any:
         name = value.get("architecture")
         if name not in ARCHITECTURES:
             known = ", ".join(ARCHITECTURES)
-            raise ValueError(f"{place}.architecture is {name!r}, none of {known}: the configuration is of another version")
+            raise ValueError(
+                f"{place}.architecture is {name!r}, none of {known}: the configuration is of another version"
+            )
         return _read(ARCHITECTURES[name], {key: item for key, item in value.items() if key != "architecture"}, place)
     if dataclasses.is_dataclass(kind):
         hints = get_type_hints(kind)
