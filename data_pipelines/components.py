@@ -2,7 +2,7 @@
 out."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,14 +10,14 @@ import numpy as np
 from data_pipelines.lengths import Lengths, measure
 from data_pipelines.sources.opening import open_source
 from data_pipelines.sources.source import Problem, RecordSource
-from data_pipelines.tasks import TASKS
+from data_pipelines.tasks import Task
 from qwenvl_jax.config import Component, DataConfig, Stage
-from qwenvl_jax.processing.tokenizer import Tokenizer
+from qwenvl_jax.processing.encoders import Encoder
 
 NOT_APPLICABLE = "the task does not apply"
 UNREADABLE = "cannot be read"
 TOO_LONG = "longer than a row, and shortening its last text is not enough"
-TOO_MANY_IMAGES = "more images than a row has slots"
+TOO_MANY_IMAGES = "more images, or pairs of frames, than a row has room for"
 NOTHING_LEARNED = "nothing to learn"
 
 
@@ -31,8 +31,9 @@ class Samples:
       records: [U] int64, the record of each sample.
       tokens: [U] int32, at most the stage's sequence length; a longer sample is cut there, which never falls
         inside or before an image.
-      images: [U] int32.
+      vision: [U] int32, image slots or patches.
       shortened: samples that are cut.
+      reduced: images and videos that are shown smaller for want of room in a row.
       left_out: reason to number of records.
       problems: records that cannot be read or encoded, each with file, index and reason.
     """
@@ -41,27 +42,28 @@ class Samples:
     source: RecordSource
     records: np.ndarray
     tokens: np.ndarray
-    images: np.ndarray
+    vision: np.ndarray
     shortened: int
+    reduced: int
     left_out: dict[str, int]
     problems: tuple[Problem, ...]
 
 
-def open_components(stage: Stage, data: DataConfig, tokenizer: Tokenizer, queries: int) -> tuple[Samples, ...]:
-    """Opens every component of a stage. `queries` is the number of vision tokens of an image.
+def open_components(stage: Stage, data: DataConfig, tasks: Mapping[str, Task], encoder: Encoder) -> tuple[Samples, ...]:
+    """Opens every component of a stage, for a model with these tasks that sees samples in this way.
 
     Raises:
       ValueError: an unknown task, a source that cannot be opened, or a component without a usable sample.
     """
     if not stage.mixture:
         raise ValueError(f"stage {stage.name} has no mixture: give it at least one component")
-    tasks: dict[str, list[str]] = {}
+    names: dict[str, list[str]] = {}
     for component in stage.mixture:
-        if component.task not in TASKS:
-            raise ValueError(f"stage {stage.name}: there is no task {component.task!r}; tasks are {', '.join(TASKS)}")
-        tasks.setdefault(component.source, []).append(component.task)
-    sources = {name: open_source(data.root, name) for name in tasks}
-    lengths = {name: measure(sources[name], tasks[name], tokenizer, queries) for name in tasks}
+        if component.task not in tasks:
+            raise ValueError(f"stage {stage.name}: there is no task {component.task!r}; tasks are {', '.join(tasks)}")
+        names.setdefault(component.source, []).append(component.task)
+    sources = {name: open_source(data.root, name) for name in names}
+    lengths = {name: measure(sources[name], names[name], tasks, encoder) for name in names}
     opened = tuple(
         select(component, sources[component.source], lengths[component.source][component.task], stage)
         for component in stage.mixture
@@ -83,14 +85,14 @@ def _check_share(samples: Samples, max_bad_share: float) -> None:
         )
 
 
-def own_mixture(data: DataConfig, name: str, tokenizer: Tokenizer, queries: int) -> tuple[Component, ...]:
+def own_mixture(data: DataConfig, name: str, tasks: Mapping[str, Task], encoder: Encoder) -> tuple[Component, ...]:
     """The mixture of a user's own source: every task that applies to it, with its number of samples as weight.
 
     Raises:
       ValueError: the source cannot be opened, or no task applies to it.
     """
     source = open_source(data.root, name)
-    lengths = measure(source, TASKS, tokenizer, queries)
+    lengths = measure(source, tasks, tasks, encoder)
     counts = {task: int((found.tokens > 0).sum()) for task, found in lengths.items()}
     mixture = tuple(Component(task, name, float(count)) for task, count in counts.items() if count)
     if not mixture:
@@ -104,10 +106,10 @@ def select(component: Component, source: RecordSource, lengths: Lengths, stage: 
     Raises:
       ValueError: there is none.
     """
-    tokens, needed, images = lengths.tokens, lengths.needed, lengths.images
+    tokens, needed, vision = lengths.tokens, lengths.needed, lengths.vision
     measured = tokens > 0
     learned = measured & (needed <= tokens)
-    few_images = learned & (images <= stage.images_per_row)
+    few_images = learned & (vision <= stage.vision_per_row)
     usable = few_images & (needed <= stage.sequence_length)
     reasons = Counter(
         {
@@ -131,8 +133,9 @@ def select(component: Component, source: RecordSource, lengths: Lengths, stage: 
         source=source,
         records=records,
         tokens=np.minimum(tokens[records], stage.sequence_length),
-        images=images[records],
+        vision=vision[records],
         shortened=int((tokens[records] > stage.sequence_length).sum()),
+        reduced=int(lengths.reduced[records].sum()),
         left_out=left_out,
         problems=(*source.problems, *lengths.problems),
     )

@@ -7,7 +7,7 @@ decoded for the samples that are shown and for a sample of each source that esti
 import base64
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,10 +18,10 @@ from data_pipelines.components import Samples
 from data_pipelines.loader import DataDescription, describe, open_loader
 from data_pipelines.reading import read_record
 from data_pipelines.sources.source import Problem, RecordSource
-from data_pipelines.tasks import TASKS
+from data_pipelines.tasks import Task, tasks_of
 from qwenvl_jax.config import Run, Stage
 from qwenvl_jax.processing.images import decode_image
-from qwenvl_jax.processing.sample import Image, Sample, Text
+from qwenvl_jax.processing.sample import Image, Sample, Text, Video
 
 SIZED_RECORDS = 2000
 """Records of a source whose pictures' sizes are counted, evenly spread."""
@@ -60,19 +60,27 @@ def inspect_stage(run: Run, stage: Stage) -> dict[str, Any]:
     return {
         "stage": stage.name,
         "shape": {
-            "rows": stage.rows, "tokens": stage.sequence_length, "images": stage.images_per_row,
-            "resolution": stage.resolution, "steps": stage.steps,
+            "rows": stage.rows, "tokens": stage.sequence_length, "vision": vision_of(stage),
+            "steps": stage.steps,
         },
-        "efficiency": {"tokens": described.efficiency.tokens, "images": described.efficiency.images},
+        "efficiency": {"tokens": described.efficiency.tokens}
+        | ({"vision": described.efficiency.vision} if stage.vision_per_row else {}),
         "samples_per_row": described.samples_per_row,
         "records": sum(map(len, sources.values())),
         "components": [component(stage, described, number) for number in range(len(components))],
         "tokens": {_name(s): histogram(s.tokens) for s in components},
         "sizes": {source.name: sizes(source) for source in sources.values()},
-        "samples": [shown for samples in components for shown in shown_samples(samples)],
+        "samples": [shown for samples in components for shown in shown_samples(samples, tasks_of(run.model))],
         "decoded": {"tried": sum(tried for tried, _ in decoded), "failed": sum(len(bad) for _, bad in decoded)},
         "problems": problems(components, [problem for _, bad in decoded for problem in bad]),
     }  # fmt: skip
+
+
+def vision_of(stage: Stage) -> str:
+    """A row's room for images and videos, in words."""
+    if stage.images_per_row:
+        return f"{stage.images_per_row} pictures of {stage.resolution} pixels"
+    return f"{stage.patches_per_row:,} patches" if stage.patches_per_row else "no pictures"
 
 
 def _name(samples: Samples) -> str:
@@ -141,13 +149,13 @@ def problems(components: Sequence[Samples], undecoded: Sequence[Problem]) -> dic
     }
 
 
-def shown_samples(samples: Samples) -> list[dict[str, Any]]:
+def shown_samples(samples: Samples, tasks: Mapping[str, Task]) -> list[dict[str, Any]]:
     """Samples of a component: pictures as base64 JPEG, and the parts of the text with what is learned."""
     shown = []
     for position in spread(len(samples.records), SHOWN_SAMPLES):
         index = int(samples.records[position])
         try:
-            sample = TASKS[samples.component.task](read_record(samples.source, index))
+            sample = tasks[samples.component.task](read_record(samples.source, index))
             if sample is not None:
                 shown.append(
                     {
@@ -178,6 +186,8 @@ def _parts(sample: Sample) -> list[dict[str, Any]]:
     for part in sample.parts:
         if isinstance(part, Image):
             parts.append({"picture": part.index})
+        elif isinstance(part, Video):
+            parts.append({"text": f"[video {part.index + 1}]", "learned": False})
         elif isinstance(part, Text) and left > 0:
             text = part.text[:left]
             left -= len(part.text)

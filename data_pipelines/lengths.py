@@ -1,15 +1,15 @@
 """How long every sample is, measured once and kept beside the records.
 
-A sample's length needs its texts tokenized and its images counted, never a pixel. The file's name holds a
-hash of all that lengths depend on (records, tokenizer, vision tokens of an image, and the code of tasks and
-processing), so that stale lengths are never found. All tasks of a source are measured in one pass over it.
+A sample's length needs its texts tokenized and the sizes of its pictures, never a pixel. The file's name holds a
+hash of all that lengths depend on (records, tokenizer, what the model sees of a picture, and the code of tasks
+and processing), so that stale lengths are never found. All tasks of a source are measured in one pass over it.
 """
 
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -17,11 +17,12 @@ import numpy as np
 
 import data_pipelines.tasks
 import qwenvl_jax.processing
+from data_pipelines.records import Record
 from data_pipelines.sources.source import Problem, RecordError, RecordSource
-from data_pipelines.tasks import TASKS
-from qwenvl_jax.batch import IGNORED
-from qwenvl_jax.processing.sample import EncodedSample, encode_sample
-from qwenvl_jax.processing.tokenizer import Tokenizer
+from data_pipelines.tasks import Task
+from qwenvl_jax.processing.encoders import Encoded, Encoder, needed_tokens
+from qwenvl_jax.processing.video import VideoInfo
+from qwenvl_jax.processing.visual_sample import VisualSizes
 
 logger = logging.getLogger(__name__)
 
@@ -33,38 +34,42 @@ class Lengths:
     Attributes:
       tokens: [N] int32, 0 where there is no sample.
       needed: [N] int32, tokens that must stay when the sample is shortened: all images and one learned token.
-      images: [N] int32.
+      vision: [N] int32, image slots or patches.
+      reduced: [N] int32, images and videos that are shown smaller for want of room in a row.
       problems: records that cannot be read or encoded; a record without sample and problem is one to which
         the task does not apply.
     """
 
     tokens: np.ndarray
     needed: np.ndarray
-    images: np.ndarray
+    vision: np.ndarray
+    reduced: np.ndarray
     problems: tuple[Problem, ...]
 
 
-def measure(source: RecordSource, tasks: Iterable[str], tokenizer: Tokenizer, queries: int) -> dict[str, Lengths]:
+def measure(
+    source: RecordSource, names: Iterable[str], tasks: Mapping[str, Task], encoder: Encoder
+) -> dict[str, Lengths]:
     """The lengths of a source's samples for each task, read from their files where those exist.
 
     Where the files cannot be written, a warning says so and the lengths stay in memory.
 
     Args:
       source: the records.
-      tasks: names of `data_pipelines.tasks.TASKS`.
-      tokenizer: of the model.
-      queries: vision tokens of an image.
+      names: of the tasks.
+      tasks: the model's; see `data_pipelines.tasks.tasks_of`.
+      encoder: how the model sees their samples.
     """
     code = _code_version()
     paths = {}
-    for task in tasks:
-        identity = "\0".join([source.fingerprint, task, tokenizer.fingerprint, str(queries), code])
+    for task in names:
+        identity = "\0".join([source.fingerprint, task, encoder.tokenizer.fingerprint, encoder.identity, code])
         name = f"lengths-{task}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npz"
         paths[task] = Path(source.cache_folder) / name
     found = {task: _load(path) for task, path in paths.items() if path.is_file()}
     missing = [task for task in paths if task not in found]
     if missing:
-        for task, lengths in _measure_all(source, missing, tokenizer, queries).items():
+        for task, lengths in _measure_all(source, {name: tasks[name] for name in missing}, encoder).items():
             found[task] = lengths
             try:
                 _save(paths[task], lengths)
@@ -76,8 +81,8 @@ def measure(source: RecordSource, tasks: Iterable[str], tokenizer: Tokenizer, qu
     return found
 
 
-def _measure_all(source: RecordSource, tasks: list[str], tokenizer: Tokenizer, queries: int) -> dict[str, Lengths]:
-    columns = {task: np.zeros((3, len(source)), np.int32) for task in tasks}
+def _measure_all(source: RecordSource, tasks: Mapping[str, Task], encoder: Encoder) -> dict[str, Lengths]:
+    columns = {task: np.zeros((4, len(source)), np.int32) for task in tasks}
     problems: dict[str, list[Problem]] = {task: [] for task in tasks}
     for index in range(len(source)):
         try:
@@ -86,29 +91,30 @@ def _measure_all(source: RecordSource, tasks: list[str], tokenizer: Tokenizer, q
             for task in tasks:
                 problems[task].append(Problem(error.file, error.index, error.reason))
             continue
-        for task in tasks:
+        sizes = record_sizes(record)
+        for task, make in tasks.items():
             try:
-                sample = TASKS[task](record)
+                sample = make(record)
                 if sample is not None:
-                    columns[task][:, index] = sample_length(encode_sample(sample, tokenizer, queries))
+                    columns[task][:, index] = sample_length(encoder.encode(sample, sizes))
             except ValueError as error:
                 problems[task].append(Problem(source.name, index, str(error)))
     found = {}
     for task in tasks:
-        tokens, needed, images = columns[task]
-        found[task] = Lengths(tokens, needed, images, tuple(problems[task]))
+        tokens, needed, vision, reduced = columns[task]
+        found[task] = Lengths(tokens, needed, vision, reduced, tuple(problems[task]))
     return found
 
 
-def sample_length(sample: EncodedSample) -> tuple[int, int, int]:
-    """(tokens, needed, images), as in `Lengths`; `needed` exceeds `tokens` where nothing is learned."""
-    tokens = len(sample.tokens)
-    seen = np.flatnonzero(sample.vision_index != IGNORED)
-    after_images = int(seen[-1]) + 2 if len(seen) else 0
-    # The first token of a sample is nobody's target, so it teaches nothing even where it is supervised.
-    learned = np.flatnonzero(sample.supervised[1:])
-    needed = max(after_images, int(learned[0]) + 2) if len(learned) else tokens + 1
-    return tokens, needed, len(sample.images)
+def record_sizes(record: Record) -> VisualSizes:
+    """What a record tells of its pictures and videos, whose bytes an outline may lack. Tasks keep their order."""
+    videos = tuple(VideoInfo(v.frames, v.frames_per_second, v.height, v.width) for v in record.videos)
+    return VisualSizes(tuple((image.width, image.height) for image in record.images), videos)
+
+
+def sample_length(encoded: Encoded) -> tuple[int, int, int, int]:
+    """(tokens, needed, vision, reduced), as in `Lengths`; `needed` exceeds `tokens` where nothing is learned."""
+    return len(encoded.tokens), needed_tokens(encoded), encoded.vision, encoded.reduced
 
 
 def _code_version() -> str:
@@ -125,8 +131,8 @@ def _save(path: Path, lengths: Lengths) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     with partial.open("wb") as file:
         np.savez(
-            file, tokens=lengths.tokens, needed=lengths.needed, images=lengths.images,
-            problems=np.frombuffer(problems.encode(), np.uint8),
+            file, tokens=lengths.tokens, needed=lengths.needed, vision=lengths.vision,
+            reduced=lengths.reduced, problems=np.frombuffer(problems.encode(), np.uint8),
         )  # fmt: skip
     partial.replace(path)
 
@@ -134,4 +140,4 @@ def _save(path: Path, lengths: Lengths) -> None:
 def _load(path: Path) -> Lengths:
     with np.load(path) as stored:
         problems = tuple(Problem(*problem) for problem in json.loads(stored["problems"].tobytes()))
-        return Lengths(stored["tokens"], stored["needed"], stored["images"], problems)
+        return Lengths(stored["tokens"], stored["needed"], stored["vision"], stored["reduced"], problems)

@@ -19,9 +19,10 @@ from data_pipelines.packing import Efficiency, PackingPlan
 from data_pipelines.patch_rows import PatchRowMaker, open_pictures
 from data_pipelines.rows import RowMaker
 from data_pipelines.sources.source import Problem
+from data_pipelines.tasks import tasks_of
 from qwenvl_jax.batch import Batch
 from qwenvl_jax.config import Run, Stage
-from qwenvl_jax.processing.tokenizer import Tokenizer, load_tokenizer
+from qwenvl_jax.processing.encoders import Encoder, stage_encoder
 
 READ_AHEAD = 2
 """Batches that wait, ready, for the training step (of each worker process, where there are several)."""
@@ -39,7 +40,7 @@ class BatchInfo(NamedTuple):
       samples: samples in the rows.
       tokens: positions that are no padding.
       token_efficiency: share of the positions that are no padding.
-      image_efficiency: share of the image slots that hold an image.
+      vision_efficiency: share of the image slots or patches that are in use.
       replaced: samples that could not be read and were replaced.
       dropped: samples that could not be read and for which nothing fitted.
       problems: records that could not be read, each with file, index and reason.
@@ -49,7 +50,7 @@ class BatchInfo(NamedTuple):
     samples: int
     tokens: int
     token_efficiency: float
-    image_efficiency: float
+    vision_efficiency: float
     replaced: int
     dropped: int
     problems: tuple[Problem, ...]
@@ -71,14 +72,14 @@ class StepBatches:
     def __getitem__(self, step: int) -> tuple[Batch, BatchInfo]:
         first = step * self._rows + self._offset
         batch, rows = self._maker.make_rows([self._plan.row(n) for n in range(first, first + self._block)])
-        tokens, images = sum(row.tokens for row in rows), sum(row.images for row in rows)
-        slots = self._block * max(1, self._maker.images_per_row)
+        tokens, vision = sum(row.tokens for row in rows), sum(row.vision for row in rows)
+        room = self._block * max(1, self._maker.vision_per_row)
         return batch, BatchInfo(
             fingerprint=f"{sum(row.identity for row in rows) % 2**64:016x}",
             samples=sum(row.samples for row in rows),
             tokens=tokens,
             token_efficiency=tokens / (self._block * self._maker.sequence_length),
-            image_efficiency=images / slots,
+            vision_efficiency=vision / room,
             replaced=sum(row.replaced for row in rows),
             dropped=sum(row.dropped for row in rows),
             problems=tuple(problem for row in rows for problem in row.problems),
@@ -153,7 +154,7 @@ def open_loader(
     """The batches of a stage from step `start_step` on.
 
     Args:
-      run: names the data, the tokenizer and the model's vision tokens per image.
+      run: names the data, the vocabulary and the model, which decides how samples are seen.
       stage: one of its stages.
       start_step: number of the first batch, in [0, stage.steps].
       process_index: of this process.
@@ -164,17 +165,16 @@ def open_loader(
     """
     if stage.rows % process_count:
         raise ValueError(f"stage {stage.name}: {stage.rows} rows cannot be shared by {process_count} processes")
-    tokenizer = load_tokenizer(run.data.tokenizer)
-    queries = run.model.adapter.queries
-    grid = stage.resolution // run.model.vision.patch
+    encoder, tasks = stage_encoder(run.model, stage, run.data.tokenizer), tasks_of(run.model)
     maker: RowMaker | PatchRowMaker
-    rows = (stage.sequence_length, stage.images_per_row, stage.resolution)
+    room = (stage.sequence_length, stage.vision_per_row)
     if stage.patch_classes:
+        grid = stage.resolution // run.model.vision.patch
         components = open_pictures(stage, run.data, grid)
-        maker = PatchRowMaker(components, tokenizer.eod_id, *rows, grid)
+        maker = PatchRowMaker(components, encoder.tokenizer.eod_id, *room, stage.resolution, grid)
     else:
-        components = open_components(stage, run.data, tokenizer, queries)
-        maker = RowMaker(components, tokenizer, queries, *rows)
+        components = open_components(stage, run.data, tasks, encoder)
+        maker = RowMaker(components, tasks, encoder, *room)
     mixture = Mixture(
         sizes=[len(samples.records) for samples in components],
         weights=[samples.component.weight for samples in components],
@@ -186,25 +186,25 @@ def open_loader(
     plan = PackingPlan(
         mixture,
         tokens=[samples.tokens for samples in components],
-        images=[samples.images for samples in components],
+        vision=[samples.vision for samples in components],
         groups=task_groups(components, stage.pack_within_task),
         max_tokens=stage.sequence_length,
-        max_images=stage.images_per_row,
+        max_vision=stage.vision_per_row,
         window=run.data.window,
         seed=run.data.seed,
     )
     # Planned here once: worker processes get the plan with the windows before the first row already counted.
     plan.row(start_step * stage.rows)
     batches = StepBatches(maker, plan, stage, process_index, process_count)
-    fingerprint = _fingerprint(run, stage, components, tokenizer)
+    fingerprint = _fingerprint(run, stage, components, encoder)
     return StageLoader(batches, components, plan, fingerprint, start_step, run.data.workers, run.data.max_bad_share)
 
 
-def _fingerprint(run: Run, stage: Stage, components: Sequence[Samples], tokenizer: Tokenizer) -> str:
+def _fingerprint(run: Run, stage: Stage, components: Sequence[Samples], encoder: Encoder) -> str:
     """16 hexadecimal digits of everything that decides which samples a step reads."""
     parts = [
-        stage.name, stage.rows, stage.sequence_length, stage.images_per_row, stage.pack_within_task,
-        run.data.window, run.data.seed, run.model.adapter.queries, tokenizer.fingerprint,
+        stage.name, stage.rows, stage.sequence_length, stage.vision_per_row, stage.pack_within_task,
+        run.data.window, run.data.seed, encoder.identity, encoder.tokenizer.fingerprint,
     ]  # fmt: skip
     for samples in components:
         parts += [samples.component.task, samples.component.weight, samples.source.fingerprint]
@@ -212,7 +212,7 @@ def _fingerprint(run: Run, stage: Stage, components: Sequence[Samples], tokenize
 
 
 class ComponentDescription(NamedTuple):
-    """A component in numbers: see `Samples`. `share` of the samples; `tokens` and `images` are means per
+    """A component in numbers: see `Samples`. `share` of the samples; `tokens` and `vision` are means per
     sample."""
 
     task: str
@@ -221,8 +221,9 @@ class ComponentDescription(NamedTuple):
     samples: int
     share: float
     tokens: float
-    images: float
+    vision: float
     shortened: int
+    reduced: int
     left_out: dict[str, int]
 
 
@@ -245,8 +246,9 @@ def describe(loader: StageLoader) -> DataDescription:
             samples=len(samples.records),
             share=samples.component.weight / total,
             tokens=float(samples.tokens.mean()),
-            images=float(samples.images.mean()),
+            vision=float(samples.vision.mean()),
             shortened=samples.shortened,
+            reduced=samples.reduced,
             left_out=samples.left_out,
         )
         for samples in loader.components

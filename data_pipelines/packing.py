@@ -1,6 +1,6 @@
 """Which samples share a row: planned from lengths alone, before anything is read.
 
-A window of the stream is packed on two budgets, tokens and image slots. Rows are
+A window of the stream is packed on two budgets, tokens and vision (image slots of Qwen-VL, patches of Qwen2-VL). Rows are
 numbered through all windows; row n depends on the data and the seed only, so any process can make it at any
 time.
 """
@@ -20,6 +20,10 @@ KEPT_WINDOWS = 8
 UNUSED_SLOT = 0.3
 """Weight of all image slots left free against all tokens left free in `fill_row_by_row`; 0.1 to 1 differ
 little."""
+MANY = 256
+"""Room for vision from which on it is counted in patches: the methods for image slots keep a list for each number."""
+WHOLE_REST = 0.1
+"""Weight of what a row has left against how unevenly it is left in `fill_evenly`; 0.5 uses 1 % less of a row."""
 
 
 class Item(NamedTuple):
@@ -30,28 +34,29 @@ class Item(NamedTuple):
 
 
 class Efficiency(NamedTuple):
-    """Shares of the two budgets that are used: tokens that are no padding, and image slots that hold an
-    image."""
+    """Shares of the two budgets that are used: tokens that are no padding, and image slots or patches that hold
+    something."""
 
     tokens: float
-    images: float
+    vision: float
 
 
 def pack(tokens: np.ndarray, images: np.ndarray, max_tokens: int, max_images: int) -> list[list[int]]:
-    """Packs samples into few rows: the better of `best_fit_decreasing` and `fill_row_by_row`.
+    """Packs samples into few rows: patches by `fill_evenly`, image slots by the better of the other two methods.
 
-    Neither wins everywhere. Tokens used, best fit first: Qwen-VL's multi-task lengths at 2,048 tokens and 6
+    Neither of these wins everywhere. Tokens used, best fit first: Qwen-VL's multi-task lengths at 2,048 tokens and 6
     images 0.994 and 0.996; 80 to 330 tokens with an image each at 512 and 3 images 0.92 and 0.98; text alone
     0.996 and 0.975. Both together take 6 microseconds a sample.
 
     Args:
       tokens: [n] integers in [1, max_tokens].
-      images: [n] integers in [0, max_images].
+      images: [n] integers in [0, max_images], image slots or patches.
 
     Returns:
       For each row the positions of its samples, ascending.
     """
-    plans = (method(tokens, images, max_tokens, max_images) for method in (best_fit_decreasing, fill_row_by_row))
+    methods = (fill_evenly,) if max_images > MANY else (best_fit_decreasing, fill_row_by_row)
+    plans = (method(tokens, images, max_tokens, max_images) for method in methods)
     return [sorted(row) for row in min(plans, key=len)]
 
 
@@ -124,6 +129,34 @@ def fill_row_by_row(tokens: np.ndarray, images: np.ndarray, max_tokens: int, max
     return rows
 
 
+def fill_evenly(tokens: np.ndarray, vision: np.ndarray, max_tokens: int, max_vision: int) -> list[list[int]]:
+    """Starts each row with the largest sample left, then takes what leaves the two budgets most evenly used.
+
+    So text goes with images until both budgets run out together; a row that is out of patches could hold text alone, of
+    which there is little. With as many patches in a row as the mixture has on average, images of 56 to 4,096 pixels a
+    side, videos and text use 99 % of the tokens and 98 % of the patches of rows of 16,384 tokens; taking what makes the
+    rest smallest uses 1 % less of both. 40 microseconds a sample in windows of 1,024.
+    """
+    sizes = np.stack([tokens / max_tokens, vision / max_vision], axis=1)
+    waiting = np.ones(len(tokens), bool)
+    rows: list[list[int]] = []
+    for first in np.argsort(-sizes.max(1), kind="stable").tolist():
+        if not waiting[first]:
+            continue
+        row, at = [first], first
+        room, left = np.ones(2), (max_tokens, max_vision)
+        while at >= 0:
+            waiting[at] = False
+            room, left = room - sizes[at], (left[0] - int(tokens[at]), left[1] - int(vision[at]))
+            fitting = np.flatnonzero(waiting & (tokens <= left[0]) & (vision <= left[1]))
+            rest = room - sizes[fitting]
+            uneven = np.abs(rest[:, 0] - rest[:, 1]) + WHOLE_REST * rest.sum(1)
+            at = int(fitting[uneven.argmin()]) if len(fitting) else -1
+            row += [at] if at >= 0 else []
+        rows.append(row)
+    return rows
+
+
 class PackingPlan:
     """Row number -> samples. C components with U usable samples each. Safe to use from several threads;
     picklable."""
@@ -132,26 +165,26 @@ class PackingPlan:
         self,
         mixture: Mixture,
         tokens: Sequence[np.ndarray],
-        images: Sequence[np.ndarray],
+        vision: Sequence[np.ndarray],
         groups: Sequence[int],
         max_tokens: int,
-        max_images: int,
+        max_vision: int,
         window: int,
         seed: int,
     ) -> None:
         """Args:
         mixture: the stream of samples.
         tokens: C arrays [U] of tokens in [1, max_tokens].
-        images: C arrays [U] of images in [0, max_images].
+        vision: C arrays [U] of image slots or patches in [0, max_vision].
         groups: [C] numbers; samples of different groups never share a row.
         max_tokens: S, tokens of a row.
-        max_images: M, image slots of a row.
+        max_vision: image slots or patches of a row.
         window: samples of the stream that are packed together.
         seed: of the order of the rows within a window.
         """
-        self._mixture, self._tokens, self._images = mixture, list(tokens), list(images)
+        self._mixture, self._tokens, self._vision = mixture, list(tokens), list(vision)
         self._groups = np.asarray(groups)
-        self._budgets, self._window, self._seed = (max_tokens, max_images), window, seed
+        self._budgets, self._window, self._seed = (max_tokens, max_vision), window, seed
         self._ends: list[int] = []
         self._kept: OrderedDict[int, list[tuple[Item, ...]]] = OrderedDict()
         self._lock = threading.RLock()
@@ -184,16 +217,16 @@ class PackingPlan:
 
     def _pack_window(self, window: int) -> list[tuple[Item, ...]]:
         components, samples = self._mixture.items(window * self._window, (window + 1) * self._window)
-        tokens, images = np.empty_like(samples), np.empty_like(samples)
+        tokens, vision = np.empty_like(samples), np.empty_like(samples)
         for c in np.unique(components):
             chosen = components == c
             tokens[chosen] = self._tokens[c][samples[chosen]]
-            images[chosen] = self._images[c][samples[chosen]]
+            vision[chosen] = self._vision[c][samples[chosen]]
         items = [Item(c, sample) for c, sample in zip(components.tolist(), samples.tolist())]
         rows = []
         for group in np.unique(self._groups[components]):
             members = np.flatnonzero(self._groups[components] == group)
-            for row in pack(tokens[members], images[members], *self._budgets):
+            for row in pack(tokens[members], vision[members], *self._budgets):
                 rows.append(tuple(items[members[position]] for position in row))
         order = shuffled(np.arange(len(rows)), len(rows), seed_for(self._seed, "rows", window))
         return [rows[position] for position in order]
@@ -201,7 +234,7 @@ class PackingPlan:
     def efficiency(self, windows: int) -> Efficiency:
         """What the first windows use of their rows."""
         rows = [row for window in range(windows) for row in self.window_rows(window)]
-        max_tokens, max_images = self._budgets
+        max_tokens, max_vision = self._budgets
         tokens = sum(int(self._tokens[item.component][item.sample]) for row in rows for item in row)
-        images = sum(int(self._images[item.component][item.sample]) for row in rows for item in row)
-        return Efficiency(tokens / (len(rows) * max_tokens), images / (len(rows) * max(1, max_images)))
+        vision = sum(int(self._vision[item.component][item.sample]) for row in rows for item in row)
+        return Efficiency(tokens / (len(rows) * max_tokens), vision / (len(rows) * max(1, max_vision)))

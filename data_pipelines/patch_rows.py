@@ -46,7 +46,7 @@ def open_pictures(stage: Stage, data: DataConfig, grid: int) -> tuple[Samples, .
         source = open_source(data.root, component.source)
         count = len(source)
         tokens, images = np.full(count, labels, np.int32), np.ones(count, np.int32)
-        opened.append(Samples(component, source, np.arange(count), tokens, images, 0, {}, source.problems))
+        opened.append(Samples(component, source, np.arange(count), tokens, images, 0, 0, {}, source.problems))
     return tuple(opened)
 
 
@@ -65,13 +65,13 @@ class PatchRowMaker:
     components: Sequence[Samples]
     pad_id: int
     sequence_length: int
-    images_per_row: int
+    vision_per_row: int
     resolution: int
     grid: int
 
     def make_rows(self, rows: Sequence[Sequence[Item]]) -> tuple[Batch, list[RowInfo]]:
         """A host batch of B = len(rows) rows, and what each of them holds."""
-        batch = empty_batch(len(rows), self.sequence_length, self.images_per_row, self.resolution, self.pad_id)
+        batch = empty_batch(len(rows), self.sequence_length, self.vision_per_row, self.resolution, self.pad_id)
         return batch, [self._write_row(row_of(batch, b), row) for b, row in enumerate(rows)]
 
     def _write_row(self, row: Batch, items: Sequence[Item]) -> RowInfo:

@@ -23,6 +23,17 @@ class StoredImage:
 
 
 @dataclass(frozen=True)
+class StoredVideo:
+    """An encoded video (see `qwenvl_jax.processing.video`) with what its header tells; sides in pixels."""
+
+    data: bytes
+    frames: int
+    frames_per_second: float
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
 class Region:
     """A phrase and the boxes (x1, y1, x2, y2) of what it means, in pixels."""
 
@@ -70,11 +81,17 @@ class Record:
     lines: tuple[TextLine, ...] = ()
     conversation: tuple[Turn, ...] = ()
     text: str = ""
+    videos: tuple[StoredVideo, ...] = ()
 
 
 def pack_record(record: Record) -> bytes:
     """The record as msgpack bytes (plain maps and lists; nothing that executes when read)."""
-    packed: bytes = msgpack.packb(asdict(record), use_bin_type=True)
+    fields = asdict(record)
+    if (
+        not record.videos
+    ):  # so that records without one keep the bytes, and sources the fingerprints, that they had before
+        del fields["videos"]
+    packed: bytes = msgpack.packb(fields, use_bin_type=True)
     return packed
 
 
@@ -102,6 +119,7 @@ def unpack_record(data: bytes) -> Record:
             "regions": Region,
             "lines": TextLine,
             "conversation": Turn,
+            "videos": StoredVideo,
         }
         for name, cls in nested.items():
             raw[name] = tuple(_build(cls, item) for item in raw.get(name, ()))

@@ -1,22 +1,18 @@
 """From planned samples to the arrays of rows: read, encode, decode the pictures, write into the row."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, TypeVar
-
-import numpy as np
+from typing import Any, NamedTuple, TypeVar
 
 from data_pipelines.components import Samples
 from data_pipelines.packing import Item
 from data_pipelines.reading import HungRead, read_record
 from data_pipelines.sources.source import Problem, RecordError
-from data_pipelines.tasks import TASKS
-from qwenvl_jax.batch import IGNORED, Batch, empty_batch, row_of
-from qwenvl_jax.processing.images import decode_image, resize_image
-from qwenvl_jax.processing.sample import EncodedSample, encode_sample
-from qwenvl_jax.processing.tokenizer import Tokenizer
+from data_pipelines.tasks import Task
+from qwenvl_jax.batch import Batch, row_of
+from qwenvl_jax.processing.encoders import Encoded, Encoder
 
 REPLACEMENT_STRIDE = 7919
 """A sample that cannot be read is replaced by the one this many places further, and so on. A prime, so that
@@ -36,7 +32,7 @@ class RowInfo(NamedTuple):
       identity: 64 bits of SHA-256 over (component, record) of its samples in order.
       samples: samples in the row.
       tokens: positions that are no padding.
-      images: image slots in use.
+      vision: image slots or patches in use.
       replaced: samples that could not be read and were replaced.
       dropped: samples that could not be read and for which no replacement fitted.
       problems: records that could not be read, each with file, index and reason.
@@ -45,42 +41,44 @@ class RowInfo(NamedTuple):
     identity: int
     samples: int
     tokens: int
-    images: int
+    vision: int
     replaced: int
     dropped: int
     problems: tuple[Problem, ...]
 
 
 class Loaded(NamedTuple):
-    """A sample ready for its row: T tokens, K pictures [K, R, R, 3] uint8, and the record that it comes
-    from."""
+    """A sample ready for its row: its ids, what the model sees of its pictures, and the record that it comes from."""
 
-    encoded: EncodedSample
-    pictures: list[np.ndarray]
+    encoded: Encoded
+    pixels: Any
     record: int
 
 
 @dataclass(frozen=True)
 class RowMaker:
-    """Makes the rows of a stage. Picklable."""
+    """Makes the rows of a stage. Picklable.
+
+    Attributes:
+      tasks: of the model.
+      encoder: how the model sees their samples.
+      vision_per_row: image slots or patches.
+    """
 
     components: Sequence[Samples]
-    tokenizer: Tokenizer
-    queries: int
+    tasks: Mapping[str, Task]
+    encoder: Encoder
     sequence_length: int
-    images_per_row: int
-    resolution: int
+    vision_per_row: int
 
     def make_rows(self, rows: Sequence[Sequence[Item]]) -> tuple[Batch, list[RowInfo]]:
         """A host batch of B = len(rows) rows, and what each of them holds."""
-        batch = empty_batch(
-            len(rows), self.sequence_length, self.images_per_row, self.resolution, self.tokenizer.eod_id
-        )
+        batch = self.encoder.empty(len(rows), self.sequence_length, self.vision_per_row)
         return batch, [self._write_row(row_of(batch, b), row) for b, row in enumerate(rows)]
 
     def _write_row(self, row: Batch, items: Sequence[Item]) -> RowInfo:
         """Writes the samples behind each other into the views of one row."""
-        start = slot = replaced = dropped = segment = 0
+        start = vision = replaced = dropped = segment = 0
         identity = hashlib.sha256()
         problems: list[Problem] = []
         for item in items:
@@ -92,36 +90,27 @@ class RowMaker:
                 dropped += 1
                 continue
             segment += 1
-            end = _write_sample(row, start, loaded, slot * self.queries)
+            end = start + len(loaded.encoded.tokens)
+            self.encoder.place(row, start, vision, loaded.encoded, loaded.pixels)
             row.segment_ids[start:end] = segment
             row.task_ids[start:end] = item.component
-            for picture in loaded.pictures:
-                row.images[slot] = picture
-                slot += 1
-            start = end
+            start, vision = end, vision + loaded.encoded.vision
             identity.update(f"{item.component}:{loaded.record};".encode())
         digest = int.from_bytes(identity.digest()[:8])
-        return RowInfo(digest, segment, start, slot, replaced, dropped, tuple(problems))
+        return RowInfo(digest, segment, start, vision, replaced, dropped, tuple(problems))
 
     def _load(self, samples: Samples, sample: int) -> Loaded:
         """Raises ValueError where the record, its sample or a picture cannot be read."""
-        record = int(samples.records[sample])
-        made = TASKS[samples.component.task](read_record(samples.source, record))
+        number = int(samples.records[sample])
+        record = read_record(samples.source, number)
+        made = self.tasks[samples.component.task](record)
         if made is None:
             raise ValueError("the task does not apply")
-        encoded = encode_sample(made, self.tokenizer, self.queries)
+        encoded = self.encoder.encode(made)
         planned = int(samples.tokens[sample])
-        if len(encoded.tokens) < planned or len(made.images) != samples.images[sample]:
+        if len(encoded.tokens) < planned or encoded.vision != samples.vision[sample]:
             raise ValueError("the record is not the one that was measured")
-        if len(encoded.tokens) > planned:
-            encoded = EncodedSample(
-                encoded.tokens[:planned],
-                encoded.supervised[:planned],
-                encoded.vision_index[:planned],
-                made.images,
-            )
-        pictures = [resize_image(decode_image(data), self.resolution) for data in made.images]
-        return Loaded(encoded, pictures, record)
+        return Loaded(encoded.cut(planned), self.encoder.pixels(made, encoded), number)
 
 
 T = TypeVar("T")
@@ -152,21 +141,5 @@ def load_or_replace(samples: Samples, item: Item, load: Callable[[int], T]) -> t
 def _candidates(samples: Samples, first: int) -> Iterator[int]:
     for step in range(REPLACEMENT_TRIES):
         sample = (first + step * REPLACEMENT_STRIDE) % len(samples.records)
-        if samples.tokens[sample] <= samples.tokens[first] and samples.images[sample] <= samples.images[first]:
+        if samples.tokens[sample] <= samples.tokens[first] and samples.vision[sample] <= samples.vision[first]:
             yield sample
-
-
-def _write_sample(row: Batch, start: int, loaded: Loaded, first_vision: int) -> int:
-    """Writes the tokens of a sample from position `start` of a row on, and returns the position behind them.
-
-    `first_vision` is the number of the row's first free vision token.
-    """
-    encoded = loaded.encoded
-    end = start + len(encoded.tokens)
-    row.tokens[start:end] = encoded.tokens
-    row.targets[start : end - 1] = encoded.tokens[1:]
-    row.loss_weights[start : end - 1] = encoded.supervised[1:]
-    row.positions[start:end] = np.arange(end - start)
-    vision = encoded.vision_index
-    row.vision_index[start:end] = np.where(vision == IGNORED, IGNORED, vision + first_vision)
-    return end

@@ -10,13 +10,16 @@ one question per sample): the picture is encoded once, and each further question
 first question stands as an evaluation asks it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from data_pipelines.records import Question, Record, StoredImage
-from qwenvl_jax.processing.chatml import ChatTurn, chat_parts
+from qwenvl_jax.config import ModelConfig, Qwen2VLConfig, QwenVLConfig
+from qwenvl_jax.processing.chatml import ChatTurn, chat_parts, content_parts
 from qwenvl_jax.processing.markup import format_box, format_quad, format_ref
 from qwenvl_jax.processing.prompts import OCR_PROMPT, grounded_captioning_prompt, referring_prompt, vqa_prompt
-from qwenvl_jax.processing.sample import Image, Sample, Text
+from qwenvl_jax.processing.qwen2_chat import Content, Message
+from qwenvl_jax.processing.qwen2_chat import chat_parts as qwen2_chat_parts
+from qwenvl_jax.processing.sample import Image, Sample, Text, Video
 from qwenvl_jax.processing.tokenizer import END_OF_TEXT
 
 OCR_KIND = "ocr"
@@ -117,7 +120,32 @@ def chat(record: Record) -> Sample | None:
     return Sample(tuple(parts), tuple(image.data for image in record.images))
 
 
-TASKS: dict[str, Callable[[Record], Sample | None]] = {
+def video_vqa(record: Record) -> Sample | None:
+    """All questions on the record's video."""
+    if len(record.videos) != 1 or not record.questions:
+        return None
+    parts: list[Text | Video] = [Video(0)]
+    for item in record.questions:
+        parts += [Text(vqa_prompt(item.question)), Text(f" {item.answer}{END_OF_TEXT}", supervised=True)]
+    return Sample(tuple(parts), videos=(record.videos[0].data,))
+
+
+def turn_content(text: str) -> Content:
+    """A stored turn's text, cut at its images."""
+    return tuple(part.text if isinstance(part, Text) else part for part in content_parts(text))
+
+
+def qwen2_chat(record: Record) -> Sample | None:
+    """As `chat`, with Qwen2-VL's loss mask: what the assistant says and the end of its turns."""
+    if not record.conversation:
+        return None
+    messages = [Message(turn.role, turn_content(turn.text)) for turn in record.conversation]
+    return Sample(qwen2_chat_parts(messages), tuple(image.data for image in record.images))
+
+
+Task = Callable[[Record], Sample | None]
+
+TASKS: dict[str, Task] = {
     "caption": caption,
     "caption_zh": caption_zh,
     "vqa": vqa,
@@ -130,3 +158,13 @@ TASKS: dict[str, Callable[[Record], Sample | None]] = {
     "chat": chat,
 }
 """What a mixture's component may name; caption and caption_zh are one task of the paper in two languages."""
+TASKS_OF: Mapping[type, Mapping[str, Task]] = {
+    # a model's configuration: its tasks
+    QwenVLConfig: TASKS,
+    Qwen2VLConfig: TASKS | {"chat": qwen2_chat, "video_vqa": video_vqa},
+}
+
+
+def tasks_of(model: ModelConfig) -> Mapping[str, Task]:
+    """The tasks of a model, by the names that a mixture's component may have."""
+    return TASKS_OF[type(model)]

@@ -9,9 +9,10 @@ import tyro
 from configs.recipes import RECIPES, recipe
 from data_pipelines.components import own_mixture
 from data_pipelines.inspection import inspect_stage
+from data_pipelines.tasks import tasks_of
 from qwenvl_jax.config import Run, Stage
 from qwenvl_jax.evaluation.data_page import data_page
-from qwenvl_jax.processing.tokenizer import load_tokenizer
+from qwenvl_jax.processing.encoders import stage_encoder
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ def main(arguments: list[str]) -> None:
     options.output.write_text(data_page(options.target, found), encoding="utf-8")
     for stage in found:
         samples = sum(c["samples"] for c in stage["components"])
-        slots = f" and {stage['efficiency']['images']:.1%} of the picture slots" if stage["shape"]["images"] else ""
+        room = stage["efficiency"].get("vision")
+        slots = "" if room is None else f" and {room:.1%} of {stage['shape']['vision']}"
         print(
             f"{stage['stage']}: {samples:,} samples, {stage['efficiency']['tokens']:.1%} of the tokens{slots} used, "
             f"{stage['problems']['count']:,} entries unreadable"
@@ -60,8 +62,8 @@ def chosen(options: InspectOptions) -> tuple[Run, list[Stage]]:
         raise ValueError(f"recipe {run.name} has no stage {options.stage!r}; stages: {', '.join(names)}")
     if is_recipe:
         return run, [stage for stage in run.stages if options.stage in (None, stage.name)]
-    usual = next(stage.name for stage in reversed(run.stages) if stage.images_per_row)
+    usual = next(stage.name for stage in reversed(run.stages) if stage.vision_per_row)
     stage = next(stage for stage in run.stages if stage.name == (options.stage or usual))
-    tokenizer = load_tokenizer(run.data.tokenizer)
-    mixture = own_mixture(run.data, options.target, tokenizer, run.model.adapter.queries)
+    encoder = stage_encoder(run.model, stage, run.data.tokenizer)
+    mixture = own_mixture(run.data, options.target, tasks_of(run.model), encoder)
     return run, [dataclasses.replace(stage, mixture=mixture)]

@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import tyro
@@ -15,11 +16,12 @@ from configs.recipes import recipe
 from data_pipelines.components import own_mixture
 from data_pipelines.loader import StageLoader, describe, open_loader
 from data_pipelines.quarantine import Quarantine
+from data_pipelines.tasks import tasks_of
 from launch.evaluate import evaluate_stage, held_out_folder, report
-from qwenvl_jax.config import QwenVLConfig, Run, Stage, from_json, to_json
+from qwenvl_jax.config import ARCHITECTURES, ModelConfig, Run, Stage, from_json, to_json
 from qwenvl_jax.models.parameters import Parameters, build, initialize
 from qwenvl_jax.parallel.mesh import make_mesh, parameter_shardings
-from qwenvl_jax.processing.tokenizer import load_tokenizer
+from qwenvl_jax.processing.encoders import stage_encoder
 from qwenvl_jax.training.checkpoints import load_parameters, locate
 from qwenvl_jax.training.compilation import on_devices
 from qwenvl_jax.training.loop import Batches, train_stage
@@ -66,7 +68,7 @@ def train(arguments: list[str]) -> None:
     for stage in stages:
         batches = partial(opened, run, stage, workdir)
         parameters = train_stage(run, stage, architecture, parameters, batches, mesh, workdir)
-        if stage.images_per_row and not stage.patch_classes and held_out_folder(run):
+        if stage.vision_per_row and not stage.patch_classes and held_out_folder(run):
             evaluate_stage(run, stage, architecture, parameters, workdir)
     print(f"report: {report(run, workdir)}")
 
@@ -75,7 +77,12 @@ def override(run: Run, arguments: list[str]) -> Run:
     """The run with fields replaced from the command line; `--STAGE.field` means the stage of that name."""
     for number, stage in enumerate(run.stages):
         arguments = [a.replace(f"--{stage.name}.", f"--stages.{number}.", 1) for a in arguments]
-    return tyro.cli(Run, default=run, args=arguments, prog="qwenvl train RECIPE") if arguments else run
+    if not arguments:
+        return run
+    # The kind of model is the recipe's: its fields are shown, and no word on the command line chooses another.
+    kind: Any = tyro.conf.AvoidSubcommands[Run]
+    overridden: Run = tyro.cli(kind, default=run, args=arguments, prog="qwenvl train RECIPE")
+    return overridden
 
 
 def with_model_of(source: Path, run: Run) -> Run:
@@ -103,8 +110,9 @@ def choose(run: Run, options: TrainOptions) -> tuple[Run, tuple[Stage, ...]]:
             raise FileNotFoundError(f"--data {options.data}: there is no such file or folder")
     scaled = [dataclasses.replace(s, steps=max(1, round(s.steps * options.scale_steps))) for s in run.stages]
     if options.data is not None:
-        tokenizer = load_tokenizer(run.data.tokenizer)
-        own = own_mixture(run.data, str(options.data.resolve()), tokenizer, run.model.adapter.queries)
+        chosen = next(stage for stage in scaled if stage.name == options.stage)
+        encoder = stage_encoder(run.model, chosen, run.data.tokenizer)
+        own = own_mixture(run.data, str(options.data.resolve()), tasks_of(run.model), encoder)
         scaled = [dataclasses.replace(s, mixture=own) if s.name == options.stage else s for s in scaled]
     run = dataclasses.replace(run, stages=tuple(scaled))
     return run, choose_stages(run, options.stage)
@@ -173,8 +181,11 @@ def starting_point(
     return load_parameters(source, stage, step, shardings)
 
 
-def other_fields(there: QwenVLConfig, here: QwenVLConfig) -> list[str]:
+def other_fields(there: ModelConfig, here: ModelConfig) -> list[str]:
     """The fields in which two models differ."""
+    if type(there) is not type(here):
+        names = {kind: name for name, kind in ARCHITECTURES.items()}
+        return [f"a {names[type(there)]} there, a {names[type(here)]} here"]
     first, second = dataclasses.asdict(there), dataclasses.asdict(here)
     return [
         f"{part}.{name} {value} there, {second[part][name]} here"
@@ -217,11 +228,13 @@ def say_what_is_read(loader: StageLoader, quarantine: Quarantine) -> None:
         left = ", ".join(f"{count} {reason}" for reason, count in component.left_out.items())
         print(
             f"  {component.task} from {component.source}: {component.samples} of {entries} records, "
-            f"{component.tokens:.0f} tokens each" + (f"; left out: {left}" if left else "")
+            f"{component.tokens:.0f} tokens each"
+            + (f"; {component.reduced} images or videos shown smaller, to fit a row" if component.reduced else "")
+            + (f"; left out: {left}" if left else "")
         )
         for problem in samples.problems[:SHOWN_PROBLEMS]:
             print(f"    {problem.file}, entry {problem.index}: {problem.reason}")
         if len(samples.problems) > SHOWN_PROBLEMS:
             print(f"    and {len(samples.problems) - SHOWN_PROBLEMS} more: {quarantine.path}")
     used = described.efficiency
-    print(f"  packing uses {used.tokens:.1%} of the tokens and {used.images:.1%} of the image slots")
+    print(f"  packing uses {used.tokens:.1%} of the tokens and {used.vision:.1%} of the room for images")

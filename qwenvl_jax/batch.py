@@ -7,9 +7,12 @@ A row holds several samples behind each other. Everything that a sample needs li
 that every gather stays on the device that holds the row. Arrays are NumPy on the host and one pytree on the devices.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from qwenvl_jax.config import ModelConfig, Qwen2VLConfig, QwenVLConfig, Stage
 
 IGNORED = -1
 """`vision_index` of a text position."""
@@ -63,6 +66,22 @@ def empty_patch_batch(rows: int, length: int, patches: int, patch_size: int, pad
         patch_positions=np.zeros((rows, patches, 2), np.int32),
         patch_segments=np.zeros((rows, patches), np.int32),
     )
+
+
+STAGE_BATCHES: Mapping[type, Callable[[Any, Stage, int, int], Batch]] = {
+    # a model's configuration: the empty rows of one of its stages; arguments as `stage_batch`
+    QwenVLConfig: lambda model, stage, rows, pad_id: empty_batch(
+        rows, stage.sequence_length, stage.images_per_row, stage.resolution, pad_id
+    ),
+    Qwen2VLConfig: lambda model, stage, rows, pad_id: empty_patch_batch(
+        rows, stage.sequence_length, stage.patches_per_row, model.vision.patch_size, pad_id
+    ),
+}
+
+
+def stage_batch(model: ModelConfig, stage: Stage, rows: int, pad_id: int) -> Batch:
+    """Empty rows of a stage of this model: what its step is compiled for, and what data is written on."""
+    return STAGE_BATCHES[type(model)](model, stage, rows, pad_id)
 
 
 def row_of(batch: Batch, number: int) -> Batch:

@@ -5,6 +5,7 @@ Every field's docstring is also its help on the command line.
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -123,6 +124,8 @@ class Qwen2VLConfig:
 
 
 ModelConfig = QwenVLConfig | Qwen2VLConfig
+ARCHITECTURES: Mapping[str, type] = {"qwen_vl": QwenVLConfig, "qwen2_vl": Qwen2VLConfig}
+"""What config.json calls the kinds of a model's configuration."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,13 @@ class VideoLimits:
     """Limit of all pairs of frames together: a token stands for two frames."""
     round_down: bool
     """Numbers of frames become even by rounding down instead of to the nearest."""
+
+
+RELEASED_IMAGES = PixelLimits(4 * 784, 16384 * 784)
+"""`preprocessor_config.json` of the released checkpoints; a vision token has 28 x 28 pixels."""
+PAPER_VIDEOS = VideoLimits(2.0, 4, 768, PixelLimits(4 * 784, 768 * 784), 16384 * 784, round_down=False)
+"""The paper's training: two frames per second, at most 16,384 tokens. It gives no least size of a frame; with that of
+qwen-vl-utils 768 frames would have 49,152 tokens, so here it is that of images."""
 
 
 @dataclass(frozen=True)
@@ -198,18 +208,29 @@ class Stage:
     rows: int
     """Packed rows of a global batch."""
     sequence_length: int
-    images_per_row: int
-    """Image slots of a row (0: a stage of text alone)."""
-    resolution: int
-    """Side of the square that every image is resized to, in pixels."""
     schedule: Schedule
     parameters: tuple[ParameterRule, ...]
+    images_per_row: int = 0
+    """Qwen-VL: image slots of a row (0: a stage of text alone)."""
+    resolution: int = 0
+    """Qwen-VL: side of the square that every image is resized to, in pixels."""
+    patches_per_row: int = 0
+    """Qwen2-VL: patches of a row, four for a vision token (0: a stage of text alone)."""
+    image_limits: PixelLimits = RELEASED_IMAGES
+    """Qwen2-VL: how large images are shown; one that has more patches than a row is shown smaller."""
+    video_limits: VideoLimits = PAPER_VIDEOS
+    """Qwen2-VL: which frames of videos are shown, and how large."""
     accumulation: int = 1
     """Slices of a global batch whose gradients are summed before the update."""
     pack_within_task: bool = True
     """A row holds samples of one task only, as in the paper (section 3.2); False packs across tasks."""
     patch_classes: tuple[int, ...] = ()
     """Not text but labels of the patches are learned, by the ViT alone: the number of classes of each kind of label."""
+
+    @property
+    def vision_per_row(self) -> int:
+        """Room for images and videos in a row, as its model counts it: image slots, or patches."""
+        return self.images_per_row or self.patches_per_row
 
 
 @dataclass(frozen=True)
@@ -279,7 +300,7 @@ class Run:
     """Everything that a run is."""
 
     name: str
-    model: QwenVLConfig
+    model: ModelConfig
     stages: tuple[Stage, ...]
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -294,8 +315,11 @@ class Run:
 
 
 def to_json(run: Run) -> str:
-    """The whole run as indented JSON."""
-    return json.dumps(dataclasses.asdict(run), indent=1, ensure_ascii=False)
+    """The whole run as indented JSON; `model.architecture` tells which model it is."""
+    fields = dataclasses.asdict(run)
+    name = next(name for name, kind in ARCHITECTURES.items() if kind is type(run.model))
+    fields["model"] = {"architecture": name, **fields["model"]}
+    return json.dumps(fields, indent=1, ensure_ascii=False)
 
 
 def from_json(text: str) -> Run:
@@ -312,7 +336,15 @@ def from_json(text: str) -> Run:
 
 
 def _read(kind: Any, value: Any, place: str) -> Any:
-    """A JSON value as the annotated type: dataclasses, tuples of one type, and plain values."""
+    """A JSON value as the annotated type: dataclasses, tuples of one type, a model of any kind, and plain values."""
+    if kind == ModelConfig:
+        name = value.get("architecture")
+        if name not in ARCHITECTURES:
+            known = ", ".join(ARCHITECTURES)
+            raise ValueError(
+                f"{place}.architecture is {name!r}, none of {known}: the configuration is of another version"
+            )
+        return _read(ARCHITECTURES[name], {key: item for key, item in value.items() if key != "architecture"}, place)
     if dataclasses.is_dataclass(kind):
         hints = get_type_hints(kind)
         for name in value.keys() ^ hints.keys():

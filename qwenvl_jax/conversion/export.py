@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from qwenvl_jax.config import QwenVLConfig, Run, Stage
+from qwenvl_jax.config import ModelConfig, QwenVLConfig, Run, Stage
 from qwenvl_jax.conversion import carried, hugging_face, original_config
 from qwenvl_jax.conversion.checkpoint import StoredParameter, open_checkpoint, read_run
 from qwenvl_jax.conversion.destination import Progress, Say, need_space, new_folder
@@ -60,7 +60,7 @@ def to_hugging_face(source: Path, destination: Path, dtype: str | None, say: Say
 def write_hugging_face(
     source: Path,
     parameters: Mapping[str, StoredParameter],
-    config: QwenVLConfig,
+    config: ModelConfig,
     shapes: Mapping[str, tuple[int, ...]],
     types: Mapping[str, np.dtype],
     folder: Path,
@@ -113,8 +113,10 @@ def config_fields(workdir: Path, run: Run, stage: Stage) -> dict[str, Any]:
     """config.json for a checkpoint: the one that its weights came with, where it describes the same model.
 
     Raises:
-      ValueError: the original cannot compute this model.
+      ValueError: the original cannot compute this model, or it is a Qwen2-VL.
     """
+    if not isinstance(run.model, QwenVLConfig):
+        raise ValueError(f"{workdir} holds a Qwen2-VL, which cannot be converted yet; give a Qwen-VL")
     origin = carried.origin(workdir, run)
     if origin is not None:
         file = origin / carried.ORIGINAL_CONFIG

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from qwenvl_jax.config import PrecisionConfig, QwenVLConfig
+from qwenvl_jax.config import ModelConfig, PrecisionConfig
 from qwenvl_jax.conversion.stored_tensor import FLOATS, empty
 from qwenvl_jax.models.parameters import build, layout_of
 from qwenvl_jax.models.weights import Entry, join, original_names, split, to_original
@@ -50,13 +50,13 @@ class Piece:
     index: Index
 
 
-def original_shapes(config: QwenVLConfig) -> dict[str, tuple[int, ...]]:
+def original_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor of the original; nothing is allocated."""
     tensors = jax.eval_shape(lambda p: to_original(p, layout_of(config)), parameter_shapes(config))
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def parameter_shapes(config: QwenVLConfig) -> dict[str, jax.ShapeDtypeStruct]:
+def parameter_shapes(config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Path -> shape of every parameter of ours."""
     return build(config, PrecisionConfig()).shapes
 
@@ -69,7 +69,7 @@ def rows_per_piece(entry: Entry, shape: tuple[int, ...]) -> int:
     return min(-(-rows // ROWS_UNIT) * ROWS_UNIT, shape[0])
 
 
-def pieces(config: QwenVLConfig, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Piece]:
+def pieces(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Piece]:
     """Every tensor in pieces, in the order of the table; `shapes` as `original_shapes` gives them."""
     for name, entry, layer in original_names(layout_of(config)):
         shape = shapes[name]
@@ -89,7 +89,7 @@ def rows_axis(entry: Entry) -> int:
     return axes.index(original[0]) if original[0] != "(" else 0
 
 
-def to_ours(piece: Piece, rows: np.ndarray, config: QwenVLConfig) -> list[np.ndarray]:
+def to_ours(piece: Piece, rows: np.ndarray, config: ModelConfig) -> list[np.ndarray]:
     """The rows as regions of our arrays, in C order, one per path of the entry."""
     regions = split(piece.entry, rows, layout_of(config))
     copies = [empty(region.shape, region.dtype) for region in regions]
@@ -98,7 +98,7 @@ def to_ours(piece: Piece, rows: np.ndarray, config: QwenVLConfig) -> list[np.nda
     return copies
 
 
-def to_rows(piece: Piece, regions: Sequence[np.ndarray], dtype: np.dtype, config: QwenVLConfig) -> np.ndarray:
+def to_rows(piece: Piece, regions: Sequence[np.ndarray], dtype: np.dtype, config: ModelConfig) -> np.ndarray:
     """The inverse of `to_ours`, rounded to `dtype`."""
     rows = empty(piece.shape, dtype)
     views = split(piece.entry, rows, layout_of(config))

@@ -28,7 +28,7 @@ def data_page(title: str, stages: Sequence[Values]) -> str:
 def _stage(stage: Values, named: bool) -> str:
     shape = stage["shape"]
     head = f"<h2>Stage {escape(stage['stage'])}</h2>" if named else ""
-    row = f"{shape['tokens']:,} tokens and {shape['images']} pictures of {shape['resolution']} pixels"
+    row = f"{shape['tokens']:,} tokens and {shape['vision']}"
     given = {"steps": f"{shape['steps']:,}", "rows of a batch": f"{shape['rows']:,}", "a row": row}
     return "".join(
         (
@@ -49,8 +49,8 @@ def _headlines(stage: Values) -> Iterator[tuple[str, str, str]]:
     usable = sum(c["samples"] for c in components)
     yield f"{usable:,}", "samples", f"of {stage['records']:,} records, up to one for each task"
     yield f"{100 * used['tokens']:.1f}&#8202;%", "of the tokens", "hold something after packing"
-    if stage["shape"]["images"]:
-        yield f"{100 * used['images']:.1f}&#8202;%", "of the picture slots", "hold a picture"
+    if "vision" in used:
+        yield f"{100 * used['vision']:.1f}&#8202;%", f"of {stage['shape']['vision']}", "are in use"
     yield f"{stage['samples_per_row']:.1f}", "samples in a row", f"{stage['shape']['rows']:,} rows in a batch"
     longest = max(components, key=lambda c: c["epoch"])
     yield f"{longest['epoch']:,.0f}", "steps", f"until every sample of {escape(longest['source'])} was read once"
@@ -59,19 +59,19 @@ def _headlines(stage: Values) -> Iterator[tuple[str, str, str]]:
 
 
 def _mixture(components: Sequence[Values]) -> str:
-    heads = ("share", "records", "samples", "tokens", "pictures", "shortened", "passes", "left out")
+    heads = ("share", "records", "samples", "tokens", "vision", "shortened", "passes", "left out")
     rows = []
     for c in components:
         left = "; ".join(f"{count:,} {reason}" for reason, count in c["left_out"].items()) or "–"
         numbers = (
             f"{100 * c['share']:.1f} %", f"{c['records']:,}", f"{c['samples']:,}", f"{c['tokens']:.0f}",
-            f"{c['images']:.1f}", f"{c['shortened']:,}", f"{c['passes']:.2f}",
+            f"{c['vision']:.1f}", f"{c['shortened']:,}", f"{c['passes']:.2f}",
         )  # fmt: skip
         cells = "".join(f'<td class="number">{number}</td>' for number in numbers)
         name = f"<th>{escape(c['task'])}<small>{escape(c['source'])}</small></th>"
         rows.append(f"<tr>{name}{cells}<td>{escape(left)}</td></tr>")
     explained = (
-        "Tokens and pictures are means per sample; passes is how often the stage's steps read each sample. "
+        "Tokens and vision (pictures, or patches) are means per sample; passes is how often the stage reads each sample. "
         "Efficiency and samples per row are those of the packing plan's first windows."
     )
     return f'{lead(explained)}<div class="card">{table(heads, rows, number=True)}</div>'

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from qwenvl_jax.config import PrecisionConfig, Run, Stage, from_json
+from qwenvl_jax.config import PrecisionConfig, QwenVLConfig, Run, Stage, from_json
 from qwenvl_jax.inference.generation_config import read_generation_config, stage_generation_config
 from qwenvl_jax.inference.model import Model, inference_model
 from qwenvl_jax.inference.processor import Processor
@@ -51,7 +51,13 @@ def _load_run(path: Path, dtype: str | None) -> tuple[Model, Processor]:
 
 
 def run_processor(run: Run, stage: Stage) -> Processor:
-    """How a stage's model is asked: as the stage trains it."""
+    """How a stage's model is asked: as the stage trains it.
+
+    Raises:
+      ValueError: the model is a Qwen2-VL.
+    """
+    if not isinstance(run.model, QwenVLConfig):
+        raise ValueError(f"{run.name} holds a Qwen2-VL, which can be trained but not yet asked; ask a Qwen-VL")
     tokenizer = load_tokenizer(run.data.tokenizer)
     return Processor(tokenizer, run.model.adapter.queries, stage.resolution, stage_generation_config(stage))
 

@@ -6,23 +6,40 @@ Optimizer tables, sharding rules, checkpoints and conversion all speak of parame
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from qwenvl_jax.config import ModelConfig, PrecisionConfig, Qwen2VLConfig, QwenVLConfig
+from qwenvl_jax.models.flops import Flops
+from qwenvl_jax.models.qwen2_vl import flops as qwen2_vl_flops
 from qwenvl_jax.models.qwen2_vl import weights as qwen2_vl_weights
 from qwenvl_jax.models.qwen2_vl.model import Qwen2VL
+from qwenvl_jax.models.qwen_vl import flops as qwen_vl_flops
 from qwenvl_jax.models.qwen_vl import weights as qwen_vl_weights
 from qwenvl_jax.models.qwen_vl.model import QwenVL
 from qwenvl_jax.models.weights import Layout
 
-MODELS: dict[type, tuple[Callable[..., nnx.Module], Callable[[Any], Layout]]] = {
-    # configuration: the model that it describes, and the tensors of the model's original
-    QwenVLConfig: (QwenVL, qwen_vl_weights.layout),
-    Qwen2VLConfig: (Qwen2VL, qwen2_vl_weights.layout),
+
+class Definition(NamedTuple):
+    """What a kind of configuration describes; all arguments start with the configuration.
+
+    Attributes:
+      model: the module.
+      layout: the tensors of the model's original.
+      flops: forward FLOPs of a stage's global batch, by part.
+    """
+
+    model: Callable[..., nnx.Module]
+    layout: Callable[[Any], Layout]
+    flops: Callable[..., Flops]
+
+
+MODELS: dict[type, Definition] = {
+    QwenVLConfig: Definition(QwenVL, qwen_vl_weights.layout, qwen_vl_flops.forward_flops),
+    Qwen2VLConfig: Definition(Qwen2VL, qwen2_vl_weights.layout, qwen2_vl_flops.forward_flops),
 }
 
 Parameters = dict[str, jax.Array]
@@ -55,7 +72,7 @@ class Architecture:
 
 def build(config: ModelConfig, precision: PrecisionConfig) -> Architecture:
     """The architecture, from shapes alone: no parameter is allocated."""
-    model, _ = MODELS[type(config)]
+    model = MODELS[type(config)].model
     graphdef, state = nnx.split(nnx.eval_shape(lambda: model(config, precision, nnx.Rngs(0))))
     flat = nnx.to_flat_state(state)
     paths = ["/".join(str(key) for key in path) for path, _ in flat]
@@ -68,7 +85,7 @@ def build(config: ModelConfig, precision: PrecisionConfig) -> Architecture:
 
 def initialize(config: ModelConfig, precision: PrecisionConfig, seed: int) -> Parameters:
     """Random float32 parameters, a pure function of the seed. Jit it with output shardings for large models."""
-    model, _ = MODELS[type(config)]
+    model = MODELS[type(config)].model
     _, state = nnx.split(model(config, precision, nnx.Rngs(seed)))
     flat = nnx.to_flat_state(state)
     return {"/".join(str(key) for key in path): jnp.asarray(variable[...]) for path, variable in flat}
@@ -76,5 +93,4 @@ def initialize(config: ModelConfig, precision: PrecisionConfig, seed: int) -> Pa
 
 def layout_of(config: ModelConfig) -> Layout:
     """Which tensors the model's original has, and which parameters they are."""
-    _, layout = MODELS[type(config)]
-    return layout(config)
+    return MODELS[type(config)].layout(config)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 
@@ -53,9 +54,7 @@ def plan_attention(segments: jax.Array) -> WorkList:
     blocks = rearrange(segments, "b (t c) -> b t c", c=size)
     count = blocks.shape[1]
     group = min(GROUP, count)
-    high = blocks.max(-1)
-    low = jnp.where(blocks > 0, blocks, jnp.iinfo(jnp.int32).max).min(-1)
-    meets = (low[:, :, None] <= high[:, None, :]) & (low[:, None, :] <= high[:, :, None])
+    meets = _meetings(blocks, jnp)
     # Turn by turn every query block gets its next key block, so that the queries of a turn are all different.
     rank = jnp.cumsum(meets, axis=2) - 1
     active = meets.sum(2, keepdims=True) > jnp.arange(count)  # [B, T, rank]
@@ -69,6 +68,24 @@ def plan_attention(segments: jax.Array) -> WorkList:
     queries = jax.vmap(lambda places: empty.at[places].set(block[:, None], mode="drop"))(slot)
     keys = jax.vmap(lambda places: empty.at[places].set(block, mode="drop"))(slot)
     return WorkList(blocks, queries, keys, padded.sum(1).max() // group)
+
+
+def computed_scores(segments: np.ndarray) -> int:
+    """Scores that each head computes for host rows with these segment ids, [B, P], all rows together."""
+    size = min(BLOCK, segments.shape[1])
+    segments = np.pad(segments, ((0, 0), (0, -segments.shape[1] % size)))
+    meets = _meetings(rearrange(segments, "b (t c) -> b t c", c=size), np)
+    group = min(GROUP, meets.shape[1])
+    together = (meets.sum(2)[:, :, None] > np.arange(meets.shape[1])).sum(1)  # [B, rank] blocks that have so many pairs
+    turns = (-(-together // group)).sum(1).max()
+    return int(turns) * group * size**2 * len(segments)
+
+
+def _meetings(blocks: Any, xp: Any) -> Any:
+    """[B, T, C] segment ids -> [B, T, T] bool: blocks whose ranges of ids overlap; of NumPy or of JAX arrays."""
+    high = blocks.max(-1)
+    low = xp.where(blocks > 0, blocks, np.iinfo(np.int32).max).min(-1)
+    return (low[:, :, None] <= high[:, None, :]) & (low[:, None, :] <= high[:, :, None])
 
 
 def segment_attention(q: jax.Array, k: jax.Array, v: jax.Array, work: WorkList) -> jax.Array:

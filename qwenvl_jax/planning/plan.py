@@ -146,7 +146,7 @@ def make_plan(run: Run, stage: Stage, topology: Topology) -> Plan:
     run = on_devices(run, mesh)
     architecture = build(run.model, run.precision)
     state, table = abstract_state(run, stage, architecture, mesh)
-    batch = abstract_batch(stage, mesh)
+    batch = abstract_batch(run, stage, mesh)
     traced = trace_step(run, stage, architecture, table, state, batch, mesh)
     parameters, moments, rows = (_held(part) for part in ((state.trained, state.frozen), state.optimizer, batch))
     chip = topology.chip

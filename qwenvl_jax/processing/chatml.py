@@ -38,7 +38,7 @@ class Round(NamedTuple):
     answer: str
 
 
-def _content(text: str, supervised: bool = False, typed: bool = False) -> Parts:
+def content_parts(text: str, supervised: bool = False, typed: bool = False) -> Parts:
     """A turn's text, cut at its images."""
     parts: list[Part] = []
     # Every second piece is what an <img> held.
@@ -78,7 +78,7 @@ def chat_parts(turns: Sequence[ChatTurn], system: str = SYSTEM_PROMPT) -> Parts:
     parts: list[Part] = []
     for role, text in (("system", system), *((turn.role, turn.text) for turn in turns)):
         parts += [Text(IM_START, supervised=True), Text(f"{role}\n")]
-        parts += _content(text, supervised=role == ASSISTANT)
+        parts += content_parts(text, supervised=role == ASSISTANT)
         parts.append(Text(f"{IM_END}\n", supervised=True))
     return tuple(parts)
 
@@ -91,7 +91,7 @@ def query_of(text: str, images: Sequence[bytes]) -> Sample:
     """
     parts: list[Part] = []
     named: list[bytes] = []
-    for part in _content(text, typed=True):
+    for part in content_parts(text, typed=True):
         if isinstance(part, Image):
             if part.index >= len(images):
                 raise ValueError(f"{IMAGE_START}{part.index}{IMAGE_END}: the sample has {len(images)} images")

@@ -15,7 +15,7 @@ import numpy as np
 from einops import rearrange
 from PIL import Image
 
-from qwenvl_jax.config import PixelLimits
+from qwenvl_jax.config import RELEASED_IMAGES, PixelLimits
 from qwenvl_jax.processing.images import MEAN, STD
 
 PATCH, TEMPORAL_PATCH, MERGE = 14, 2, 2
@@ -25,7 +25,7 @@ MAX_ASPECT = 200
 
 IMAGE_LIMITS = {
     # name: where these limits stand; a vision token has 28 x 28 pixels
-    "released": PixelLimits(4 * 784, 16384 * 784),  # preprocessor_config.json of the checkpoints
+    "released": RELEASED_IMAGES,
     "transformers": PixelLimits(4 * 784, 1280 * 784),  # default of the processor's class: 3,136 and 1,003,520
 }
 

@@ -76,6 +76,30 @@ class EncodedSample:
     vision_index: np.ndarray
     images: tuple[bytes, ...]
 
+    @property
+    def positions(self) -> np.ndarray:
+        """[T] int32."""
+        return np.arange(len(self.tokens), dtype=np.int32)
+
+    @property
+    def vision(self) -> int:
+        """Image slots that it needs."""
+        return len(self.images)
+
+    @property
+    def reduced(self) -> int:
+        """Images that are shown smaller than they are allowed to be: none, every one has its slot."""
+        return 0
+
+    def cut(self, count: int) -> "EncodedSample":
+        """Its first tokens."""
+        return replace(
+            self,
+            tokens=self.tokens[:count],
+            supervised=self.supervised[:count],
+            vision_index=self.vision_index[:count],
+        )
+
 
 def encode_sample(sample: Sample, tokenizer: Tokenizer, queries: int) -> EncodedSample:
     """Encodes a sample; an image becomes `<img>`, `queries` vision positions, `</img>`.

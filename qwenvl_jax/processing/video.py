@@ -13,7 +13,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from qwenvl_jax.config import PixelLimits, VideoLimits
+from qwenvl_jax.config import PAPER_VIDEOS, PixelLimits, VideoLimits
 from qwenvl_jax.processing.patches import TEMPORAL_PATCH, Grid, grid_of, patchify, resize_frame, resize_within
 
 FORMATS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,ogg,flv,gif"
@@ -23,9 +23,7 @@ _UTILS_FRAME = PixelLimits(128 * _TOKEN, 768 * _TOKEN)
 
 VIDEO_LIMITS = {
     # name: where these limits stand
-    # The paper's training: two frames per second, at most 16,384 tokens. It gives no least size of a frame; with that of
-    # qwen-vl-utils 768 frames would have 49,152 tokens, so here it is that of images.
-    "paper": VideoLimits(2.0, 4, 768, PixelLimits(4 * _TOKEN, 768 * _TOKEN), 16384 * _TOKEN, round_down=False),
+    "paper": PAPER_VIDEOS,
     # qwen-vl-utils up to 0.0.8, and from 0.0.10 on. Long videos have more tokens than `total_pixels`: a frame's least
     # size comes first.
     "utils-0.0.8": VideoLimits(2.0, 4, 768, _UTILS_FRAME, 24576 * _TOKEN, round_down=False),

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from qwenvl_jax.batch import Batch, empty_batch
+from qwenvl_jax.batch import Batch, stage_batch
 from qwenvl_jax.config import Run, Stage
 from qwenvl_jax.models.attention import resolve_implementation
 from qwenvl_jax.models.parameters import Architecture
@@ -71,11 +71,30 @@ def abstract_state(run: Run, stage: Stage, architecture: Architecture, mesh: Mes
     return TrainState(step, trained, frozen, moments), table
 
 
-def abstract_batch(stage: Stage, mesh: Mesh) -> Batch:
+def abstract_batch(run: Run, stage: Stage, mesh: Mesh) -> Batch:
     """A global batch of the stage as shapes with shardings."""
     sharding = batch_sharding(mesh)
-    one = empty_batch(1, stage.sequence_length, stage.images_per_row, stage.resolution, 0)
+    one = stage_batch(run.model, stage, 1, 0)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((stage.rows, *x.shape[1:]), x.dtype, sharding=sharding), one)
+
+
+def check_batch(batch: Batch, compiled_for: Batch) -> None:
+    """A stage has one step, compiled once: a batch that would need another one ends the run.
+
+    Raises:
+      ValueError: an array has another shape or type; names it.
+    """
+    for name, array, expected in zip(Batch._fields, batch, compiled_for):
+        found, wanted = (None if x is None else (x.shape, str(x.dtype)) for x in (array, expected))
+        if found != wanted:
+            raise ValueError(
+                f"batch.{name} is {_described(found)}, and the stage's step was compiled for {_described(wanted)}: it would "
+                "have to be compiled again; every batch of a stage has the same shapes"
+            )
+
+
+def _described(array: tuple[tuple[int, ...], str] | None) -> str:
+    return "not there" if array is None else f"{array[1]}{list(array[0])}"
 
 
 def on_devices(run: Run, mesh: Mesh) -> Run:

@@ -1,4 +1,4 @@
-"""FLOPs of a training step by part, from shapes, and the peak of the machine.
+"""FLOPs of a training step by part, and the peak of the machine.
 
 Counted are the multiplications and additions of matmuls (2 m n k), attention with all scores that are computed (also
 those that a mask hides), for what the device executes: padded rows and empty image slots cost the same and are counted.
@@ -14,8 +14,8 @@ import time
 import jax
 import jax.numpy as jnp
 
-from qwenvl_jax.config import QwenVLConfig, Stage
-from qwenvl_jax.models.attention import mean_keys
+from qwenvl_jax.config import ModelConfig, Stage
+from qwenvl_jax.models.parameters import MODELS
 
 PEAK_FLOPS: dict[str, float] = {
     # jax device_kind -> dense bf16 FLOP/s of one device, from the makers' data sheets
@@ -30,53 +30,29 @@ PEAK_FLOPS: dict[str, float] = {
 }
 
 
-def forward_flops(config: QwenVLConfig, stage: Stage) -> dict[str, float]:
-    """Forward FLOPs of one global batch: vision, adapter, language, loss."""
-    weights, attention = _weight_flops(config, stage), _attention_flops(config, stage)
-    return {part: weights[part] + attention[part] for part in weights}
+def forward_flops(config: ModelConfig, stage: Stage, scores: float | None = None) -> dict[str, float]:
+    """Forward FLOPs of one global batch by part, from pixels to the loss; arguments as `step_flops`."""
+    counted = MODELS[type(config)].flops(config, stage, scores)
+    return {part: counted.weights[part] + counted.attention[part] for part in counted.weights}
 
 
-def _weight_flops(config: QwenVLConfig, stage: Stage) -> dict[str, float]:
-    """Forward FLOPs of what is multiplied with weights."""
-    v, a, t = config.vision, config.adapter, config.language
-    images, tokens = stage.rows * stage.images_per_row, stage.rows * stage.sequence_length
-    patches = (stage.resolution // v.patch) ** 2
-    vision_layer = 4 * v.width**2 + 2 * v.width * v.mlp_width
-    language_layer = 4 * t.width**2 + 3 * t.width * t.mlp_width
-    adapter = patches * (v.width * t.width + 2 * t.width**2) + a.queries * 3 * t.width**2
-    return {
-        "vision": 2.0 * images * patches * (v.layers * vision_layer + 3 * v.patch**2 * v.width),
-        "adapter": 2.0 * images * adapter,
-        "language": 2.0 * tokens * t.layers * language_layer,
-        "loss": 2.0 * tokens * t.width * t.vocab_size,
-    }
+def step_flops(
+    config: ModelConfig, stage: Stage, trained: tuple[str, ...], scores: float | None = None
+) -> dict[str, float]:
+    """FLOPs of one training step by part.
 
-
-def _attention_flops(config: QwenVLConfig, stage: Stage) -> dict[str, float]:
-    """Forward FLOPs of scores and of the values' weighted sums."""
-    v, a, t = config.vision, config.adapter, config.language
-    images, tokens = stage.rows * stage.images_per_row, stage.rows * stage.sequence_length
-    patches = (stage.resolution // v.patch) ** 2
-    return {
-        "vision": 4.0 * images * patches * v.layers * patches * v.width,
-        "adapter": 4.0 * images * a.queries * patches * t.width,
-        "language": 4.0 * tokens * t.layers * mean_keys(stage.sequence_length) * t.width,
-        "loss": 0.0,
-    }
-
-
-def step_flops(config: QwenVLConfig, stage: Stage, trained: tuple[str, ...]) -> dict[str, float]:
-    """FLOPs of one training step by part; `trained` are the paths of the trained parameters."""
-    part_of = {"vision": "vision/", "adapter": "adapter/", "language": "language/", "loss": "language/head"}
-    order = ("vision", "adapter", "language", "loss")
-    learns = {part: any(path.startswith(prefix) for path in trained) for part, prefix in part_of.items()}
-    weights, attention = _weight_flops(config, stage), _attention_flops(config, stage)
-    if stage.patch_classes:  # the ViT alone is computed; its labels' own product is a hundredth of it
-        weights, attention = ({**parts, "adapter": 0.0, "language": 0.0, "loss": 0.0} for parts in (weights, attention))
+    Args:
+      trained: the paths of the trained parameters.
+      scores: of the vision tower, where their number follows what the rows hold: see the model's `flops.py`.
+    """
+    counted = MODELS[type(config)].flops(config, stage, scores)
+    order = tuple(counted.weights)
+    learns = {part: any(path.startswith(counted.paths[part]) for path in trained) for part in order}
     result = {}
     for i, part in enumerate(order):
         passed = any(learns[lower] for lower in order[: i + 1])  # a part's own weights lie below its activations
-        result[part] = (1 + passed + learns[part]) * weights[part] + (1 + 2 * passed) * attention[part]
+        weights, attention = counted.weights[part], counted.attention[part]
+        result[part] = (1 + passed + learns[part]) * weights + (1 + 2 * passed) * attention
     return result
 
 

@@ -21,9 +21,9 @@ from qwenvl_jax.config import Run, Stage
 from qwenvl_jax.models.parameters import Architecture, Parameters
 from qwenvl_jax.parallel.mesh import batch_sharding
 from qwenvl_jax.training.checkpoints import Checkpoints
-from qwenvl_jax.training.compilation import abstract_state, compile_step, trace_step
+from qwenvl_jax.training.compilation import abstract_batch, abstract_state, check_batch, compile_step, trace_step
 from qwenvl_jax.training.flops import peak_flops, step_flops
-from qwenvl_jax.training.metrics import Meter, Recorder
+from qwenvl_jax.training.metrics import Meter, Recorder, patch_figures
 from qwenvl_jax.training.optimizer import ParameterTable, learning_rate, make_optimizer
 from qwenvl_jax.training.step import TrainState
 
@@ -94,7 +94,8 @@ def train_stage(
 
     Raises:
       KeyboardInterrupt: a signal asked to stop; the state is saved.
-      ValueError: the parameter table, the mesh or the rows do not fit; see `initial_state` and `check_rows`.
+      ValueError: the parameter table, the mesh or the rows do not fit; see `initial_state` and `check_rows`. Or a batch
+        has other shapes than the step was compiled for; see `check_batch`.
     """
     with closing(Checkpoints(workdir / "checkpoints" / stage.name, run.checkpoint.keep)) as checkpoints:
         state, table = initial_state(run, stage, architecture, parameters, mesh)
@@ -103,7 +104,7 @@ def train_stage(
             state, position = checkpoints.restore(start, state)
             unlogged = position["unlogged"]
         if start < stage.steps:
-            accounting = Accounting(run, stage, table)
+            accounting, expected = Accounting(run, stage, table), abstract_batch(run, stage, mesh)
             with closing(Recorder(workdir, stage.name, start, stage.steps)) as recorder:
                 compiled, meter, stop = None, Meter(unlogged), StopRequest()
                 with closing(open_batches(start)) as batches, stop:
@@ -112,13 +113,14 @@ def train_stage(
                         host, info = next(batches)
                         wait = time.perf_counter() - began
                         batch = put_batch(host, mesh)
+                        check_batch(batch, expected)
                         if compiled is None:
                             traced = trace_step(run, stage, architecture, table, state, batch, mesh)
                             compiled, wait = compile_step(traced, mesh), 0.0
                             meter.restart_clock()
                         state, metrics = compiled(state, batch)
                         bad = {"replaced": info.replaced, "dropped": info.dropped}
-                        meter.add(wait, host.segment_ids, {**metrics, **bad})
+                        meter.add(wait, host.segment_ids, {**metrics, **bad, **patch_figures(host)})
                         stopped = stop.requested  # read once: a signal after the saving must not end the loop
                         if step == stage.steps or step % run.log_every == 0:
                             recorder.write(step, accounting.complete(step, meter.figures(accounting.tasks)), info)
@@ -140,16 +142,17 @@ class Accounting:
     def __init__(self, run: Run, stage: Stage, table: ParameterTable):
         self.tasks = tuple(component.task for component in stage.mixture)
         self._schedule = learning_rate(stage.schedule, stage.steps)
-        self._flops = step_flops(run.model, stage, table.trained)
+        self._flops = lambda scores: step_flops(run.model, stage, table.trained, scores)
         self._peak = peak_flops()
 
     def complete(self, step: int, figures: dict[str, float]) -> dict[str, float]:
         """The figures of a line of metrics, with FLOPs by part, speed and MFU."""
-        speed = sum(self._flops.values()) / figures["step_seconds"]
+        flops = self._flops(figures["vision_scores"] * jax.process_count() if "vision_scores" in figures else None)
+        speed = sum(flops.values()) / figures["step_seconds"]
         return {
             **figures,
             "learning_rate": float(self._schedule(step - 1)),
-            **{f"flops/{part}": count for part, count in self._flops.items()},
+            **{f"flops/{part}": count for part, count in flops.items()},
             "flops_per_second": speed,
             "mfu": speed / self._peak,
         }

@@ -12,6 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
+from qwenvl_jax.batch import Batch
+from qwenvl_jax.models.segment_attention import computed_scores
+
 
 class Recorder:
     """Writes one line of metrics every so many steps, for one stage. Only process 0 should own one.
@@ -96,6 +99,19 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
     return lines
 
 
+PATCH_FIGURES = ("vision_scores", "patch_padding")
+
+
+def patch_figures(batch: Batch) -> dict[str, float]:
+    """What a host batch of Qwen2-VL costs its vision tower: scores that each head computes, and the share of its patches
+    that are padding. Nothing for a batch without patches."""
+    segments = batch.patch_segments
+    if segments is None or not segments.size:
+        return {}
+    used = float((segments > 0).mean())
+    return dict(zip(PATCH_FIGURES, (float(computed_scores(segments)), 1 - used)))
+
+
 class Meter:
     """Sums what happened between two lines of metrics."""
 
@@ -151,4 +167,5 @@ class Meter:
             "data_wait": self.wait / seconds,
             "step_seconds": seconds / self.steps,
             **{name: int(sum(m[name] for m in host)) for name in ("replaced", "dropped")},
+            **{name: float(np.mean([m[name] for m in host])) for name in PATCH_FIGURES if name in host[0]},
         }

@@ -20,7 +20,9 @@ from data_pipelines.reading import HungRead, read_record
 from data_pipelines.records import Record
 from data_pipelines.sources.array_record import write_shards
 from data_pipelines.sources.source import Problem, RecordError
+from data_pipelines.tasks import TASKS
 from qwenvl_jax.config import Component
+from qwenvl_jax.processing.encoders import ImageSlotEncoder
 from qwenvl_jax.processing.images import decode_image
 from qwenvl_jax.processing.tokenizer import load_tokenizer
 
@@ -121,7 +123,8 @@ def test_lost_storage_does_not_take_all_replacements(tmp_path, monkeypatch):
     monkeypatch.setattr(rows, "read_record", hang)
     with open_loader(run, run.stages[0]) as loader:
         row = loader.plan.row(0)
-    maker = rows.RowMaker(loader.components, load_tokenizer("bytes"), 4, 160, 3, 8)
+    encoder = ImageSlotEncoder(load_tokenizer("bytes"), queries=4, resolution=8)
+    maker = rows.RowMaker(loader.components, TASKS, encoder, 160, 3)
     _, [info] = maker.make_rows([row])
     assert info.dropped == len(row)
     assert len(asked) == 2 * len(row)

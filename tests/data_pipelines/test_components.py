@@ -9,15 +9,17 @@ from small_data import make_run
 from data_pipelines.components import open_components, select, task_groups
 from data_pipelines.lengths import Lengths
 from data_pipelines.sources.source import Problem
+from data_pipelines.tasks import TASKS
 from qwenvl_jax.config import Component
+from qwenvl_jax.processing.encoders import ImageSlotEncoder
 from qwenvl_jax.processing.tokenizer import load_tokenizer
 
-BYTES = load_tokenizer("bytes")
+FOUR = ImageSlotEncoder(load_tokenizer("bytes"), queries=4, resolution=8)
 
 
 def make_lengths(*columns, problems=()):
-    tokens, needed, images = (np.array(column, np.int32) for column in zip(*columns))
-    return Lengths(tokens, needed, images, problems)
+    tokens, needed, vision = (np.array(column, np.int32) for column in zip(*columns))
+    return Lengths(tokens, needed, vision, np.zeros_like(tokens), problems)
 
 
 def select_from(lengths, **stage_fields):
@@ -65,13 +67,13 @@ def test_mixture_is_checked(data_root):
         ((), "has no mixture"),
     ):
         with pytest.raises(ValueError, match=reason):
-            open_components(replace(stage, mixture=mixture), run.data, BYTES, 4)
+            open_components(replace(stage, mixture=mixture), run.data, TASKS, FOUR)
 
 
 def test_groups_follow_the_task(data_root):
     """Components of one task may share a row; across tasks only where the stage allows it."""
     run = make_run(str(data_root))
     twice = (*run.stages[0].mixture, Component("caption", "pictures", 1))
-    components = open_components(replace(run.stages[0], mixture=twice), run.data, BYTES, 4)
+    components = open_components(replace(run.stages[0], mixture=twice), run.data, TASKS, FOUR)
     assert task_groups(components, within_task=True) == [0, 1, 2, 0]
     assert task_groups(components, within_task=False) == [0, 0, 0, 0]

@@ -14,8 +14,10 @@ from data_pipelines.inspection import inspect_stage, spread
 from data_pipelines.loader import describe, open_loader
 from data_pipelines.records import Question
 from data_pipelines.sources.array_record import write_shards
+from data_pipelines.tasks import TASKS
 from qwenvl_jax.config import Component
 from qwenvl_jax.evaluation.data_page import data_page
+from qwenvl_jax.processing.encoders import ImageSlotEncoder
 from qwenvl_jax.processing.tokenizer import load_tokenizer
 
 
@@ -99,8 +101,8 @@ def test_page_is_whole_and_escapes_what_data_says(tmp_path):
 def test_a_path_is_read_by_every_task_that_applies(data_root):
     """Weights are the numbers of samples; a path to which nothing applies is a sentence."""
     run = make_run(str(data_root))
-    tokenizer = load_tokenizer("bytes")
-    mixture = own_mixture(run.data, "pictures", tokenizer, 4)
+    encoder = ImageSlotEncoder(load_tokenizer("bytes"), queries=4, resolution=8)
+    mixture = own_mixture(run.data, "pictures", TASKS, encoder)
     assert [(c.task, c.weight) for c in mixture] == [("caption", 40.0), ("vqa", 26.0)]
     with pytest.raises(ValueError, match="no source"):
-        own_mixture(run.data, "nowhere", tokenizer, 4)
+        own_mixture(run.data, "nowhere", TASKS, encoder)

@@ -104,7 +104,7 @@ def test_text_alone_needs_no_image_slot(data_root):
     run = make_run(str(data_root), mixture=run.stages[0].mixture[2:], images_per_row=0)
     batch, info = load(run)[0]
     assert batch.images.shape == (4, 0, 8, 8, 3)
-    assert (info.image_efficiency, info.samples > 0) == (0, True)
+    assert (info.vision_efficiency, info.samples > 0) == (0, True)
 
 
 def test_description_tells_what_will_be_read(data_root):
@@ -115,7 +115,7 @@ def test_description_tells_what_will_be_read(data_root):
         caption, vqa, text = description.components
         assert (caption.records, caption.samples, caption.share) == (40, 40, 0.5)
         assert (vqa.samples, vqa.left_out) == (26, {"the task does not apply": 14})
-        assert (caption.images, text.images) == (1, 0)
+        assert (caption.vision, text.vision) == (1, 0)
         assert caption.tokens == loader.components[0].tokens.mean()
         assert 0.5 < description.efficiency.tokens <= 1
         assert description.samples_per_row > 1

@@ -49,7 +49,7 @@ def test_labels_stand_beside_their_pictures(run):
             known[picture.tobytes()] = (kind, label_patches(record, GRID))
     seen = []
     for batch, info in load(run):
-        assert info.token_efficiency == info.image_efficiency > 0.9
+        assert info.token_efficiency == info.vision_efficiency > 0.9
         for row, images in enumerate(batch.images):
             for slot, picture in enumerate(images[: batch.segment_ids[row].max()]):
                 kind, labels = known[picture.tobytes()]
@@ -95,4 +95,4 @@ def test_an_unreadable_picture_is_replaced_and_counted(tmp_path, run):
     infos = [info for _, info in load(replace(run, stages=(stage,), data=data))]
     assert sum(info.replaced for info in infos) > 0
     assert {problem.index for info in infos for problem in info.problems} == {3}
-    assert all(info.image_efficiency > 0.9 for info in infos)
+    assert all(info.vision_efficiency > 0.9 for info in infos)

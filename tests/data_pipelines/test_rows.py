@@ -11,6 +11,7 @@ from data_pipelines.sources.array_record import ArrayRecordSource
 from data_pipelines.sources.source import RecordError
 from data_pipelines.tasks import TASKS
 from qwenvl_jax.batch import row_of
+from qwenvl_jax.processing.encoders import ImageSlotEncoder
 from qwenvl_jax.processing.images import decode_image, resize_image
 from qwenvl_jax.processing.sample import encode_sample
 from qwenvl_jax.processing.tokenizer import load_tokenizer
@@ -27,8 +28,9 @@ def maker(data_root):
 def make_maker(data_root, **stage_fields):
     run = make_run(str(data_root), **stage_fields)
     [stage] = run.stages
-    components = open_components(stage, run.data, BYTES, QUERIES)
-    return RowMaker(components, BYTES, QUERIES, stage.sequence_length, stage.images_per_row, stage.resolution)
+    encoder = ImageSlotEncoder(BYTES, QUERIES, stage.resolution)
+    components = open_components(stage, run.data, TASKS, encoder)
+    return RowMaker(components, TASKS, encoder, stage.sequence_length, stage.images_per_row)
 
 
 def encoded(maker, item):
@@ -65,7 +67,7 @@ def test_row_holds_its_samples(maker):
     assert not row.segment_ids[start:].any()
     assert (row.vision_index[start:] == -1).all()
     assert not row.images[slot:].any()
-    assert (info.samples, info.tokens, info.images, info.replaced, info.dropped) == (3, start, slot, 0, 0)
+    assert (info.samples, info.tokens, info.vision, info.replaced, info.dropped) == (3, start, slot, 0, 0)
 
 
 def test_no_target_leaves_its_sample(maker):

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image as Picture
-from test_video import make_video
+from small_video import make_video
 
 from qwenvl_jax.config import PixelLimits
 from qwenvl_jax.processing.patches import IMAGE_LIMITS, Grid, patchify
@@ -14,7 +14,7 @@ from qwenvl_jax.processing.qwen2_tokens import QWEN2_VL
 from qwenvl_jax.processing.sample import Image, Sample, Text, Video, encode_sample, joined
 from qwenvl_jax.processing.tokenizer import Tokenizer, load_tokenizer
 from qwenvl_jax.processing.video import VIDEO_LIMITS
-from qwenvl_jax.processing.visual_sample import encode_visual_sample, measure, sample_patches
+from qwenvl_jax.processing.visual_sample import encode_visual_sample, fit_grids, measure, sample_patches, sizes_of
 
 PAPER, RELEASED = VIDEO_LIMITS["paper"], IMAGE_LIMITS["released"]
 
@@ -39,7 +39,7 @@ def sample() -> Sample:
 
 def test_tokens_and_positions(sample, tokenizer) -> None:
     """Every visual is as many pads as its grid has tokens, numbered in order of appearance."""
-    grids = measure(sample, RELEASED, PAPER)
+    grids = measure(sample, sizes_of(sample), RELEASED, PAPER)
     assert grids == (Grid(1, 8, 4), Grid(2, 4, 4), Grid(1, 4, 6))
     encoded = encode_visual_sample(sample, tokenizer, grids)
     pads = ["<|image_pad|>" * 8, "<|video_pad|>" * 8, "<|image_pad|>" * 6]
@@ -56,12 +56,12 @@ def test_tokens_and_positions(sample, tokenizer) -> None:
 
 def test_patches_follow_the_grids(sample) -> None:
     """Pictures of their own size are taken as they are; a planner's smaller grid is what is written."""
-    grids = measure(sample, RELEASED, PAPER)
+    grids = measure(sample, sizes_of(sample), RELEASED, PAPER)
     patches = sample_patches(sample, grids, PAPER)
     assert patches.shape == (32 + 32 + 24, 1176)
     image = np.asarray(Picture.open(io.BytesIO(sample.images[1])))
     np.testing.assert_array_equal(patches[:32], patchify(image[None]))
-    smaller = measure(sample, PixelLimits(784, 2 * 784), PAPER)
+    smaller = measure(sample, sizes_of(sample), PixelLimits(784, 2 * 784), PAPER)
     assert [grid.tokens for grid in smaller] == [2, 8, 1]
     assert len(sample_patches(sample, smaller, PAPER)) == 4 * 11
     assert sample_patches(Sample((Text("a"),)), (), PAPER).shape == (0, 1176)
@@ -69,7 +69,7 @@ def test_patches_follow_the_grids(sample) -> None:
 
 def test_patches_of_another_size(sample) -> None:
     """Smaller patches, for small models: grids and values follow."""
-    grids = measure(sample, PixelLimits(64, 64 * 64), PAPER, patch=4)
+    grids = measure(sample, sizes_of(sample), PixelLimits(64, 64 * 64), PAPER, patch=4)
     # Pictures shrink to 4,096 pixels; the video's frames of 3,072 grow to the least 3,136.
     assert [grid.patches for grid in grids] == [22 * 10, 2 * 14 * 18, 12 * 18]
     assert sample_patches(sample, grids, PAPER, patch=4).shape == (220 + 504 + 216, 96)
@@ -92,9 +92,28 @@ def test_qwen_vl_reads_no_videos(sample) -> None:
 def test_joined_samples_keep_their_visuals(sample, tokenizer) -> None:
     """Behind another sample, every image and video is still its own."""
     both = joined(sample, sample)
-    grids = measure(both, RELEASED, PAPER)
-    assert grids == 2 * measure(sample, RELEASED, PAPER)
+    grids = measure(both, sizes_of(both), RELEASED, PAPER)
+    assert grids == 2 * measure(sample, sizes_of(sample), RELEASED, PAPER)
     alone = sample_patches(sample, grids[:3], PAPER)
     np.testing.assert_array_equal(sample_patches(both, grids, PAPER), np.concatenate([alone, alone]))
     first, second = sample.images
     assert joined(sample, Sample((Image(0),), (second,))).images == (first, second, second)
+
+
+@pytest.mark.parametrize("tokens", [21, 14, 9, 5, 4])
+def test_what_has_no_room_is_shown_smaller(sample, tokens) -> None:
+    """All visuals together have at most so many tokens, and all frames stay; what has room keeps its size."""
+    sizes = sizes_of(sample)
+    whole = measure(sample, sizes, RELEASED, PAPER)
+    assert fit_grids(sample, sizes, RELEASED, PAPER, 14, 22) == whole
+    grids = fit_grids(sample, sizes, RELEASED, PAPER, 14, tokens)
+    assert sum(grid.tokens for grid in grids) <= tokens
+    assert [grid.frames for grid in grids] == [1, 2, 1]
+    assert all(small.tokens <= large.tokens for small, large in zip(grids, whole))
+    assert len(sample_patches(sample, grids, PAPER)) == 4 * sum(grid.tokens for grid in grids)
+
+
+def test_more_visuals_than_tokens_are_never_cut(sample) -> None:
+    """Below one token for each image and pair of frames nothing fits: the grids stay whole, so that it is seen."""
+    grids = fit_grids(sample, sizes_of(sample), RELEASED, PAPER, 14, 3)
+    assert [grid.tokens for grid in grids] == [1, 2, 1]

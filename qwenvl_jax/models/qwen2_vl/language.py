@@ -18,12 +18,14 @@ from qwenvl_jax.models.layers import (
     Projection,
     RMSNorm,
     apply_rotary,
+    gated,
     normal,
     parameter,
     rotary_angles,
     rotary_frequencies,
     scan_layers,
 )
+from qwenvl_jax.parallel.activations import constrain
 
 Angles = tuple[jax.Array, jax.Array]
 
@@ -73,7 +75,8 @@ def empty_cache(config: Qwen2LanguageConfig, rows: int, length: int, dtype: str)
 class LanguageBlock(nnx.Module):
     """All decoder blocks, stacked."""
 
-    def __init__(self, config: Qwen2LanguageConfig, rngs: nnx.Rngs):
+    def __init__(self, config: Qwen2LanguageConfig, implementation: str, rngs: nnx.Rngs):
+        self.implementation = implementation
         d, n, k, f, layers = config.width, config.heads, config.kv_heads, config.mlp_width, config.layers
         h, eps = d // n, config.norm_eps
         shared: dict[str, Any] = {
@@ -112,7 +115,8 @@ class LanguageBlock(nnx.Module):
         cached: tuple[jax.Array, jax.Array] | None,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
         y = self.norm_1(x)
-        q, k, v = apply_rotary(self.q(y), angles), apply_rotary(self.k(y), angles), self.v(y)
+        lanes = self.implementation == "splash"  # that is, on a TPU
+        q, k, v = apply_rotary(self.q(y), angles, lanes), apply_rotary(self.k(y), angles, lanes), self.v(y)
         if cached is not None:
             k, v = (jax.lax.dynamic_update_slice_in_dim(c, t, start, 1) for c, t in zip(cached, (k, v)))
             cached = (k, v)
@@ -120,10 +124,11 @@ class LanguageBlock(nnx.Module):
             attention(
                 q, k, v,
                 query_segments=query_segments, key_segments=key_segments, causal=True, query_start=start,
+                implementation=self.implementation,
             )
         )  # fmt: skip
         y = self.norm_2(x)
-        x = x + self.down(jax.nn.silu(self.gate(y)) * self.up(y))
+        x = x + self.down(gated(self.up(y), self.gate(y)))
         return x, cached
 
 
@@ -150,16 +155,24 @@ class LanguageModel(nnx.Module):
         d, v = config.width, config.vocab_size
         # A tied embedding is also the head, whose logits shall start with a size of one.
         self.embedding = parameter(rngs, normal(d**-0.5 if config.tied else 0.5), (v, d), ("vocab", "embed"))
-        self.blocks = LanguageBlock(config, rngs)
+        self.blocks = LanguageBlock(config, precision.attention, rngs)
         self.norm = RMSNorm(d, rngs, eps=config.norm_eps)
         self.head = (
             TiedHead(self.embedding) if config.tied else Projection("bsd,dv->bsv", (d, v), ("embed", "vocab"), rngs)
         )
 
+    @jax.named_scope("language")
     def embed(self, tokens: jax.Array) -> jax.Array:
         """[B, S] ids -> [B, S, D] in the compute type."""
-        return self.embedding[...][tokens].astype(jnp.dtype(self.precision.compute))
+        # As in Qwen-VL: ids are looked up in every device's columns of the table, which never moves.
+        embedded = self.embedding[...][constrain(tokens, None, None)]
+        return constrain(embedded.astype(jnp.dtype(self.precision.compute)), "rows", "stream", None)
 
+    def empty_cache(self, rows: int, length: int) -> Cache:
+        """A cache for `length` positions of each row."""
+        return empty_cache(self.config, rows, length, self.precision.compute)
+
+    @jax.named_scope("language")
     def __call__(self, x: jax.Array, positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
         """[B, S, D] embeddings -> [B, S, D] hidden states; positions are [B, 3, S], segment_ids [B, S]."""
         x, _ = self._layers(x, mrope_angles(positions, self.config), segment_ids, segment_ids, 0, None)

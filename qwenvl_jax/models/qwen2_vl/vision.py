@@ -82,6 +82,7 @@ class VisionEncoder(nnx.Module):
         self.patch_embedding = Projection("bpk,kc->bpc", kernel, ("patch", "embed"), rngs)
         self.blocks = VisionBlock(config, rngs)
 
+    @jax.named_scope("vision")
     def __call__(self, patches: jax.Array, positions: jax.Array, segments: jax.Array) -> jax.Array:
         """[B, P, K] uint8, [B, P, 2] and [B, P] -> [B, P, C].
 
@@ -105,6 +106,7 @@ class Merger(nnx.Module):
         self.up = Projection("bvc,cf->bvf", (merged, merged), ("embed", "mlp"), rngs, bias=(1,))
         self.down = Projection("bvf,fd->bvd", (merged, width), ("mlp", "embed"), rngs, bias=(1,))
 
+    @jax.named_scope("merger")
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, P, C] -> [B, V, D]; patches come in merge order, M of a token behind each other."""
         x = rearrange(self.norm(x), "b (v m) c -> b v (m c)", m=self.patches)

@@ -157,6 +157,10 @@ class LanguageModel(nnx.Module):
         embedded = self.embedding[...][constrain(tokens, None, None)]
         return constrain(embedded.astype(jnp.dtype(self.precision.compute)), "rows", "stream", None)
 
+    def empty_cache(self, rows: int, length: int) -> Cache:
+        """A cache for `length` positions of each row."""
+        return empty_cache(self.config, rows, length, self.precision.compute)
+
     @jax.named_scope("language")
     def __call__(self, x: jax.Array, positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
         """[B, S, D] embeddings -> [B, S, D] hidden states; positions and segment_ids are [B, S].
