@@ -54,7 +54,7 @@ def random_parameters(shapes: dict[str, jax.ShapeDtypeStruct]) -> Parameters:
 
 def ours(config: QwenVLConfig, parameters: Parameters) -> Callable[[np.ndarray], np.ndarray]:
     """Prompts [B, S] -> greedy tokens [B, NEW_TOKENS], compiled once per shape."""
-    architecture = build(config, PrecisionConfig(compute="float32", unroll=config.language.layers))
+    architecture = build(config, PrecisionConfig(compute="float32"))
     none, limit = jnp.zeros(0, jnp.int32), jnp.int32(NEW_TOKENS - 1)
 
     @partial(jax.jit, static_argnames="rows")

@@ -15,7 +15,7 @@ import numpy as np
 from qwenvl_jax.batch import Batch
 from qwenvl_jax.inference.sampling import Sampling, choose
 from qwenvl_jax.models.parameters import Architecture, Parameters
-from qwenvl_jax.models.qwen_vl.language import Cache, empty_cache
+from qwenvl_jax.models.qwen_vl.language import Cache
 
 
 class Decoding(NamedTuple):
@@ -66,7 +66,7 @@ def prefill(
     """
     language = architecture.assemble(parameters).language
     rows, length, _ = embedded.shape
-    cache = empty_cache(language.config, rows, length + new_tokens, language.precision.compute)
+    cache = language.empty_cache(rows, length + new_tokens)
     hidden, cache = language.extend(embedded, positions, segment_ids, cache)
     token = choose(language.head(hidden[:, -1:])[:, 0, :vocabulary], sampling, jnp.int32(0))
     return Decoding(cache, token, positions[:, -1] + 1, jnp.int32(1), jnp.zeros(rows, bool))

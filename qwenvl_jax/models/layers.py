@@ -223,26 +223,31 @@ gated.defvjp(_gated_forward, _gated_backward)
 
 
 def scan_layers(
-    stacked: nnx.Module, x: jax.Array, *shared: Any, remat: str, unroll: int, per_layer: Any = None
+    stacked: nnx.Module, x: jax.Array, *shared: Any, remat: str, unroll: int, carried: Any = None
 ) -> tuple[jax.Array, Any]:
-    """Runs `x, y = layer(x, *shared, per_layer_slice)` over the leading axis of the stacked module's parameters.
+    """Runs `x, carried = layer(x, *shared, (number, carried))` over the leading axis of the stacked module's parameters.
 
     Args:
       remat: a name of REMAT_POLICIES.
       unroll: layers per iteration of the scan.
-      per_layer: a pytree with leading axis L (a KV cache), or None.
+      carried: what every layer reads and writes (a KV cache of all layers), so that it is updated in place: as inputs and
+        outputs of the scan, slices of it were copied twice. None: layers get None, and give it back.
 
     Returns:
-      The last x, and the layers' second results stacked along L.
+      The last x and the last `carried`.
     """
     graphdef, state = nnx.split(stacked)
+    numbers = None if carried is None else jnp.arange(len(jax.tree.leaves(state)[0]))
 
-    def body(x: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
-        layer, extra = inputs
-        x, y = nnx.merge(graphdef, layer)(constrain(x, "rows", "stream", None), *shared, extra)
-        return constrain(x, "rows", "stream", None), y
+    def body(carry: tuple[jax.Array, Any], inputs: Any) -> tuple[tuple[jax.Array, Any], None]:
+        x, carried = carry
+        layer, number = inputs
+        extra = None if carried is None else (number, carried)
+        x, carried = nnx.merge(graphdef, layer)(constrain(x, "rows", "stream", None), *shared, extra)
+        return (constrain(x, "rows", "stream", None), carried), None
 
     policy = REMAT_POLICIES[remat]
     if policy is not None:
         body = jax.checkpoint(body, policy=policy, prevent_cse=False)
-    return jax.lax.scan(body, x, (state, per_layer), unroll=unroll)
+    (x, carried), _ = jax.lax.scan(body, (x, carried), (state, numbers), unroll=unroll)
+    return x, carried

@@ -5,7 +5,6 @@ V vocabulary, L layers.
 """
 
 from itertools import pairwise
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,21 +12,10 @@ import numpy as np
 from flax import nnx
 
 from qwenvl_jax.config import PrecisionConfig, Qwen2LanguageConfig
-from qwenvl_jax.models.attention import attention
-from qwenvl_jax.models.layers import (
-    Projection,
-    RMSNorm,
-    apply_rotary,
-    gated,
-    normal,
-    parameter,
-    rotary_angles,
-    rotary_frequencies,
-    scan_layers,
-)
+from qwenvl_jax.models import decoder
+from qwenvl_jax.models.decoder import Angles, Cache
+from qwenvl_jax.models.layers import Projection, RMSNorm, normal, parameter, rotary_angles, rotary_frequencies
 from qwenvl_jax.parallel.activations import constrain
-
-Angles = tuple[jax.Array, jax.Array]
 
 
 def mrope_angles(positions: jax.Array, config: Qwen2LanguageConfig) -> Angles:
@@ -47,89 +35,6 @@ def mrope_angles(positions: jax.Array, config: Qwen2LanguageConfig) -> Angles:
         for a in rotary_angles(positions, frequencies)
     )
     return cos, sin
-
-
-class Cache(NamedTuple):
-    """Keys and values of past positions, stacked over layers.
-
-    Attributes:
-      k: [L, B, T, K, H].
-      v: [L, B, T, K, H].
-      segment_ids: [B, T] int32, 0 where nothing is cached (or where padding was).
-      length: int32 scalar, positions written so far.
-    """
-
-    k: jax.Array
-    v: jax.Array
-    segment_ids: jax.Array
-    length: jax.Array
-
-
-def empty_cache(config: Qwen2LanguageConfig, rows: int, length: int, dtype: str) -> Cache:
-    """A cache for `length` positions."""
-    shape = (config.layers, rows, length, config.kv_heads, config.width // config.heads)
-    empty = jnp.zeros(shape, jnp.dtype(dtype))
-    return Cache(empty, empty, jnp.zeros((rows, length), jnp.int32), jnp.int32(0))
-
-
-class LanguageBlock(nnx.Module):
-    """All decoder blocks, stacked."""
-
-    def __init__(self, config: Qwen2LanguageConfig, implementation: str, rngs: nnx.Rngs):
-        self.implementation = implementation
-        d, n, k, f, layers = config.width, config.heads, config.kv_heads, config.mlp_width, config.layers
-        h, eps = d // n, config.norm_eps
-        shared: dict[str, Any] = {
-            "shape": (d, k, h),
-            "axes": ("embed", "kv_heads", "head"),
-            "bias": (1, 2),
-            "layers": layers,
-        }
-        residual = normal((2 * layers * d) ** -0.5)
-        self.norm_1 = RMSNorm(d, rngs, layers, eps)
-        self.q = Projection("bsd,dnh->bsnh", (d, n, h), ("embed", "heads", "head"), rngs, bias=(1, 2), layers=layers)
-        self.k = Projection("bsd,dkh->bskh", rngs=rngs, **shared)
-        self.v = Projection("bsd,dkh->bskh", rngs=rngs, **shared)
-        self.out = Projection(
-            "bsnh,nhd->bsd", (n, h, d), ("heads", "head", "embed"), rngs, layers=layers, init=residual
-        )
-        self.norm_2 = RMSNorm(d, rngs, layers, eps)
-        self.gate = Projection("bsd,df->bsf", (d, f), ("embed", "mlp"), rngs, layers=layers)
-        self.up = Projection("bsd,df->bsf", (d, f), ("embed", "mlp"), rngs, layers=layers)
-        self.down = Projection(
-            "bsf,fd->bsd",
-            (f, d),
-            ("mlp", "embed"),
-            rngs,
-            layers=layers,
-            init=normal((2 * layers * f) ** -0.5),
-        )
-
-    def __call__(
-        self,
-        x: jax.Array,
-        angles: Angles,
-        query_segments: jax.Array,
-        key_segments: jax.Array,
-        start: jax.Array | int,
-        cached: tuple[jax.Array, jax.Array] | None,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
-        y = self.norm_1(x)
-        lanes = self.implementation == "splash"  # that is, on a TPU
-        q, k, v = apply_rotary(self.q(y), angles, lanes), apply_rotary(self.k(y), angles, lanes), self.v(y)
-        if cached is not None:
-            k, v = (jax.lax.dynamic_update_slice_in_dim(c, t, start, 1) for c, t in zip(cached, (k, v)))
-            cached = (k, v)
-        x = x + self.out(
-            attention(
-                q, k, v,
-                query_segments=query_segments, key_segments=key_segments, causal=True, query_start=start,
-                implementation=self.implementation,
-            )
-        )  # fmt: skip
-        y = self.norm_2(x)
-        x = x + self.down(gated(self.up(y), self.gate(y)))
-        return x, cached
 
 
 class TiedHead(nnx.Module):
@@ -155,7 +60,10 @@ class LanguageModel(nnx.Module):
         d, v = config.width, config.vocab_size
         # A tied embedding is also the head, whose logits shall start with a size of one.
         self.embedding = parameter(rngs, normal(d**-0.5 if config.tied else 0.5), (v, d), ("vocab", "embed"))
-        self.blocks = LanguageBlock(config, precision.attention, rngs)
+        self.blocks = decoder.DecoderBlock(
+            d, config.heads, config.kv_heads, config.mlp_width, config.layers, rngs,
+            norm_eps=config.norm_eps, implementation=precision.attention,
+        )  # fmt: skip
         self.norm = RMSNorm(d, rngs, eps=config.norm_eps)
         self.head = (
             TiedHead(self.embedding) if config.tied else Projection("bsd,dv->bsv", (d, v), ("embed", "vocab"), rngs)
@@ -170,13 +78,14 @@ class LanguageModel(nnx.Module):
 
     def empty_cache(self, rows: int, length: int) -> Cache:
         """A cache for `length` positions of each row."""
-        return empty_cache(self.config, rows, length, self.precision.compute)
+        config, dtype = self.config, self.precision.compute
+        return decoder.empty_cache(config.layers, rows, config.kv_heads, length, config.width // config.heads, dtype)
 
     @jax.named_scope("language")
     def __call__(self, x: jax.Array, positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
         """[B, S, D] embeddings -> [B, S, D] hidden states; positions are [B, 3, S], segment_ids [B, S]."""
-        x, _ = self._layers(x, mrope_angles(positions, self.config), segment_ids, segment_ids, 0, None)
-        return self.norm(x)
+        angles = mrope_angles(positions, self.config)
+        return self.norm(decoder.run_blocks(self.blocks, self.precision, x, angles, angles, segment_ids))
 
     def extend(
         self, x: jax.Array, positions: jax.Array, segment_ids: jax.Array, cache: Cache
@@ -186,12 +95,6 @@ class LanguageModel(nnx.Module):
         The first call (the prompts, padded on the left with segment 0) fills an empty cache; later ones add a token, whose
         position follows the prompt's last one on all three axes.
         """
-        seen = jax.lax.dynamic_update_slice_in_dim(cache.segment_ids, segment_ids, cache.length, 1)
         angles = mrope_angles(positions, self.config)
-        x, (k, v) = self._layers(x, angles, segment_ids, seen, cache.length, (cache.k, cache.v))
-        return self.norm(x), Cache(k, v, seen, cache.length + x.shape[1])
-
-    def _layers(self, x: jax.Array, *shared_and_cache: Any) -> tuple[jax.Array, Any]:
-        *shared, cached = shared_and_cache
-        remat, unroll = self.precision.remat, self.precision.unroll
-        return scan_layers(self.blocks, x, *shared, remat=remat, unroll=unroll, per_layer=cached)
+        x, cache = decoder.extend_blocks(self.blocks, self.precision, x, angles, angles, segment_ids, cache)
+        return self.norm(x), cache

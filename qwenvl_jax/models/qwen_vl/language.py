@@ -4,7 +4,7 @@ Shape legend: B rows, S tokens, T cached positions, D width, N heads, H head siz
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,110 +12,22 @@ import numpy as np
 from flax import nnx
 
 from qwenvl_jax.config import LanguageConfig, PrecisionConfig
-from qwenvl_jax.models.attention import attention
-from qwenvl_jax.models.layers import (
-    Projection,
-    RMSNorm,
-    apply_rotary,
-    gated,
-    normal,
-    parameter,
-    rotary_angles,
-    rotary_frequencies,
-    scan_layers,
-)
+from qwenvl_jax.models import decoder
+from qwenvl_jax.models.layers import Projection, RMSNorm, normal, parameter, rotary_angles, rotary_frequencies
 from qwenvl_jax.parallel.activations import constrain
-
-Angles = tuple[jax.Array, jax.Array]
 
 
 class Cache(NamedTuple):
-    """Keys and values of past positions, stacked over layers.
+    """What decoding keeps of past positions.
 
     Attributes:
-      k: [L, B, T, N, H].
-      v: [L, B, T, N, H].
-      segment_ids: [B, T] int32, 0 where nothing is cached (or where padding was).
-      length: int32 scalar, positions written so far.
+      past: their keys and values.
       doublings: [B] int32, how often the training length doubles before the row's prompt fits; chosen when the prompt is
         read, kept for every later token, as the original keeps its `ntk_alpha`.
     """
 
-    k: jax.Array
-    v: jax.Array
-    segment_ids: jax.Array
-    length: jax.Array
+    past: decoder.Cache
     doublings: jax.Array
-
-
-class LanguageBlock(nnx.Module):
-    """All decoder blocks, stacked."""
-
-    def __init__(self, config: LanguageConfig, implementation: str, rngs: nnx.Rngs):
-        self.implementation = implementation
-        d, n, f, layers = config.width, config.heads, config.mlp_width, config.layers
-        h = d // n
-        inward: dict[str, Any] = {
-            "shape": (d, n, h),
-            "axes": ("embed", "heads", "head"),
-            "bias": (1, 2),
-            "layers": layers,
-        }
-        residual = normal((2 * layers * d) ** -0.5)
-        self.norm_1 = RMSNorm(d, rngs, layers)
-        self.q = Projection("bsd,dnh->bsnh", rngs=rngs, **inward)
-        self.k = Projection("bsd,dnh->bsnh", rngs=rngs, **inward)
-        self.v = Projection("bsd,dnh->bsnh", rngs=rngs, **inward)
-        self.out = Projection(
-            "bsnh,nhd->bsd", (n, h, d), ("heads", "head", "embed"), rngs, layers=layers, init=residual
-        )
-        self.norm_2 = RMSNorm(d, rngs, layers)
-        self.up = Projection("bsd,df->bsf", (d, f), ("embed", "mlp"), rngs, layers=layers)
-        self.gate = Projection("bsd,df->bsf", (d, f), ("embed", "mlp"), rngs, layers=layers)
-        self.down = Projection(
-            "bsf,fd->bsd",
-            (f, d),
-            ("mlp", "embed"),
-            rngs,
-            layers=layers,
-            init=normal((2 * layers * f) ** -0.5),
-        )
-
-    def __call__(
-        self,
-        x: jax.Array,
-        query_angles: Angles,
-        key_angles: Angles,
-        query_segments: jax.Array,
-        key_segments: jax.Array,
-        start: jax.Array | int,
-        cached: tuple[jax.Array, jax.Array] | None,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
-        y = self.norm_1(x)
-        lanes = self.implementation == "splash"  # that is, on a TPU
-        q, k, v = apply_rotary(self.q(y), query_angles, lanes), apply_rotary(self.k(y), key_angles, lanes), self.v(y)
-        if cached is not None:
-            k, v = (jax.lax.dynamic_update_slice_in_dim(c, t, start, 1) for c, t in zip(cached, (k, v)))
-            cached = (k, v)
-        x = x + self.out(
-            attention(
-                q, k, v,
-                query_segments=query_segments, key_segments=key_segments, causal=True, query_start=start,
-                implementation=self.implementation,
-            )
-        )  # fmt: skip
-        y = self.norm_2(x)
-        x = x + self.down(gated(self.up(y), self.gate(y)))
-        return x, cached
-
-
-def empty_cache(config: LanguageConfig, rows: int, length: int, dtype: str) -> Cache:
-    """A cache for `length` positions."""
-    shape = (config.layers, rows, length, config.heads, config.width // config.heads)
-    empty = jnp.zeros(shape, jnp.dtype(dtype))
-    return Cache(
-        empty, empty, jnp.zeros((rows, length), jnp.int32), jnp.int32(0), jnp.zeros(rows, jnp.int32)
-    )  # fmt: skip
 
 
 def training_lengths(config: LanguageConfig, longest: int) -> np.ndarray:
@@ -146,7 +58,10 @@ class LanguageModel(nnx.Module):
         self.config, self.precision = config, precision
         # Of the size of the vision tokens and of what blocks add (the original's 0.02 suits a width of 4096).
         self.embedding = parameter(rngs, normal(0.5), (config.vocab_size, config.width), ("vocab", "embed"))
-        self.blocks = LanguageBlock(config, precision.attention, rngs)
+        self.blocks = decoder.DecoderBlock(
+            config.width, config.heads, config.heads, config.mlp_width, config.layers, rngs,
+            norm_eps=1e-6, implementation=precision.attention,
+        )  # fmt: skip
         self.norm = RMSNorm(config.width, rngs)
         self.head = Projection("bsd,dv->bsv", (config.width, config.vocab_size), ("embed", "vocab"), rngs)
 
@@ -159,7 +74,9 @@ class LanguageModel(nnx.Module):
 
     def empty_cache(self, rows: int, length: int) -> Cache:
         """A cache for `length` positions of each row."""
-        return empty_cache(self.config, rows, length, self.precision.compute)
+        config, dtype = self.config, self.precision.compute
+        past = decoder.empty_cache(config.layers, rows, config.heads, length, config.width // config.heads, dtype)
+        return Cache(past, jnp.zeros(rows, jnp.int32))
 
     @jax.named_scope("language")
     def __call__(self, x: jax.Array, positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
@@ -169,8 +86,7 @@ class LanguageModel(nnx.Module):
         """
         config = self.config
         angles = rotary_angles(positions, rotary_frequencies(config.width // config.heads, config.rope_base))
-        x, _ = self._layers(x, angles, angles, segment_ids, segment_ids, 0, None)
-        return self.norm(x)
+        return self.norm(decoder.run_blocks(self.blocks, self.precision, x, angles, angles, segment_ids))
 
     def extend(
         self, x: jax.Array, positions: jax.Array, segment_ids: jax.Array, cache: Cache
@@ -181,20 +97,15 @@ class LanguageModel(nnx.Module):
         Prompts longer than the training length get dynamic NTK and logn. Unlike in the original, padding counts neither as
         position nor as length: a row's result does not depend on the rows beside it.
         """
-        lengths = training_lengths(self.config, cache.k.shape[2])
+        past = cache.past
+        lengths = training_lengths(self.config, past.segment_ids.shape[1])
         prompt = (segment_ids > 0).sum(-1)
-        doublings = jnp.where(cache.length == 0, (prompt[:, None] > lengths).sum(-1), cache.doublings)
+        doublings = jnp.where(past.length == 0, (prompt[:, None] > lengths).sum(-1), cache.doublings)
         frequencies = jnp.asarray(ntk_frequencies(self.config, len(lengths)))[doublings][:, None, None]
         key_angles = query_angles = rotary_angles(positions, frequencies)
         if self.config.logn:
             scale = logn_scale(self.config, positions)[..., None, None]
             query_angles = (key_angles[0] * scale, key_angles[1] * scale)
 
-        seen = jax.lax.dynamic_update_slice_in_dim(cache.segment_ids, segment_ids, cache.length, 1)
-        x, (k, v) = self._layers(x, query_angles, key_angles, segment_ids, seen, cache.length, (cache.k, cache.v))
-        return self.norm(x), Cache(k, v, seen, cache.length + x.shape[1], doublings.astype(jnp.int32))
-
-    def _layers(self, x: jax.Array, *shared_and_cache: Any) -> tuple[jax.Array, Any]:
-        *shared, cached = shared_and_cache
-        remat, unroll = self.precision.remat, self.precision.unroll
-        return scan_layers(self.blocks, x, *shared, remat=remat, unroll=unroll, per_layer=cached)
+        x, past = decoder.extend_blocks(self.blocks, self.precision, x, query_angles, key_angles, segment_ids, past)
+        return self.norm(x), Cache(past, doublings.astype(jnp.int32))

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 from original_inputs import inputs_of
-from small_qwen2_vl import CONFIG, PAD, SmallSample, make_sample, pack
+from small_qwen2_vl import PAD, SmallSample, make_sample, pack
 from transformers import GenerationConfig
 
-from qwenvl_jax.models.qwen2_vl.language import empty_cache
 from qwenvl_jax.processing.patches import Grid
 
 PROMPT, PATCHES, NEW = 40, 256, 12
@@ -35,7 +34,7 @@ def decoding(samples, module):
 
     @jax.jit
     def prefill(batch):
-        cache = empty_cache(CONFIG.language, len(samples), PROMPT + NEW, "float32")
+        cache = module.language.empty_cache(len(samples), PROMPT + NEW)
         hidden, cache = module.language.extend(module.embed(batch), batch.positions, batch.segment_ids, cache)
         return module.language.head(hidden[:, -1:]), cache
 

@@ -15,7 +15,6 @@ from reference_outputs import embed, pixels_of, text_of
 from qwenvl_jax.config import PrecisionConfig
 from qwenvl_jax.models.attention import attention
 from qwenvl_jax.models.parameters import build
-from qwenvl_jax.models.qwen_vl.language import empty_cache
 from qwenvl_jax.models.qwen_vl.weights import layout
 from qwenvl_jax.models.weights import from_original, to_original
 from qwenvl_jax.training.loss import token_losses
@@ -112,7 +111,7 @@ def graded(golden, model):
         return (losses * weights).sum() / weights.sum()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("qwenvl_jax.models.qwen_vl.language.attention", originals_attention)
+        patch.setattr("qwenvl_jax.models.decoder.attention", originals_attention)
         loss, gradients = run(parameters)
     return loss, to_original(gradients, layout(golden.config))
 
@@ -145,14 +144,14 @@ def decoding(golden, model):
     @jax.jit
     def prefill(pixels):
         language = module.language
-        cache = empty_cache(golden.config.language, len(text.ids), length + golden["greedy_tokens"].shape[1], "float32")
+        cache = language.empty_cache(len(text.ids), length + golden["greedy_tokens"].shape[1])
         hidden, cache = language.extend(embed(module, pixels, text), text.positions, text.segments, cache)
         return language.head(hidden[:, -1:]), cache
 
     @jax.jit
     def step(ids, cache):
         language = module.language
-        positions = text.positions[:, -1:] + 1 + cache.length - length + jnp.arange(ids.shape[1])
+        positions = text.positions[:, -1:] + 1 + cache.past.length - length + jnp.arange(ids.shape[1])
         hidden, cache = language.extend(language.embed(ids), positions, jnp.ones_like(ids), cache)
         return language.head(hidden), cache
 
@@ -178,7 +177,7 @@ def test_prompts_longer_than_the_training_length(golden, model, check, name: str
 
     @jax.jit
     def last_logits(ids):
-        cache = empty_cache(golden.config.language, 1, ids.shape[1], "float32")
+        cache = language.empty_cache(1, ids.shape[1])
         positions = jnp.arange(ids.shape[1])[None]
         hidden, _ = language.extend(language.embed(ids), positions, jnp.ones_like(ids), cache)
         return language.head(hidden[:, -4:])
