@@ -7,6 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from qwenvl_jax.config import PrecisionConfig, QwenVLConfig, Run, Stage, from_json
+from qwenvl_jax.conversion.hugging_face import (
+    is_hugging_face,
+    read_config,
+    read_fields,
+    read_parameters,
+    tokenizer_file,
+)
 from qwenvl_jax.inference.generation_config import read_generation_config, stage_generation_config
 from qwenvl_jax.inference.model import Model, inference_model
 from qwenvl_jax.inference.processor import Processor
@@ -28,9 +35,6 @@ def load(path: str | Path, dtype: str | None = None) -> tuple[Model, Processor]:
       FileNotFoundError: there is none.
       ValueError: its configuration is not of this version, or its tensors are not a Qwen-VL's.
     """
-    # Deferred: only here does inference need what reads Hugging Face's files.
-    from qwenvl_jax.conversion.hugging_face import is_hugging_face
-
     if dtype not in (None, *TYPES):
         raise ValueError(f"dtype {dtype!r} is none of {', '.join(TYPES)}")
     path = Path(path)
@@ -63,8 +67,6 @@ def run_processor(run: Run, stage: Stage) -> Processor:
 
 
 def _load_hugging_face(folder: Path, dtype: str | None) -> tuple[Model, Processor]:
-    from qwenvl_jax.conversion.hugging_face import read_config, read_fields, read_parameters, tokenizer_file
-
     config = read_config(folder)
     compute = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     tokenizer = load_tokenizer(tokenizer_file(folder))
