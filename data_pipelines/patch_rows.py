@@ -4,10 +4,8 @@ A row's positions hold the labels: picture after picture, patch after patch, kin
 packs, shuffles and resumes as all others do.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -15,9 +13,8 @@ import numpy as np
 from data_pipelines.components import Samples
 from data_pipelines.packing import Item
 from data_pipelines.reading import read_record
-from data_pipelines.rows import RowInfo, load_or_replace
+from data_pipelines.rows import RowInfo, write_row
 from data_pipelines.sources.opening import open_source
-from data_pipelines.sources.source import Problem
 from data_pipelines.synthetic.patches import CLASSES, UNLABELLED, WEIGHTS, label_patches
 from qwenvl_jax.batch import Batch, empty_batch, row_of
 from qwenvl_jax.config import DataConfig, Stage
@@ -75,30 +72,15 @@ class PatchRowMaker:
         return batch, [self._write_row(row_of(batch, b), row) for b, row in enumerate(rows)]
 
     def _write_row(self, row: Batch, items: Sequence[Item]) -> RowInfo:
-        identity = hashlib.sha256()
         row.targets[:] = 0
-        length = self.grid**2 * len(CLASSES)
-        weights = np.tile(np.array(WEIGHTS, np.float32), self.grid**2)
-        slot = replaced = dropped = 0
-        problems: list[Problem] = []
-        for item in items:
-            samples = self.components[item.component]
-            loaded, failed = load_or_replace(samples, item, partial(self._load, samples))
-            problems += failed
-            replaced += loaded is not None and len(failed) > 0
-            if loaded is None:
-                dropped += 1
-                continue
-            row.images[slot] = loaded.picture
-            place = slice(slot * length, (slot + 1) * length)
-            row.targets[place] = np.maximum(loaded.labels, 0)
-            row.loss_weights[place] = weights * (loaded.labels != UNLABELLED)
-            slot += 1
-            row.segment_ids[place] = slot
-            row.task_ids[place] = item.component
-            identity.update(f"{item.component}:{loaded.record};".encode())
-        digest = int.from_bytes(identity.digest()[:8])
-        return RowInfo(digest, slot, slot * length, slot, replaced, dropped, tuple(problems))
+        return write_row(row, items, self.components, self._load, self._place)
+
+    def _place(self, row: Batch, loaded: LabelledPicture, start: int, slot: int) -> tuple[int, int]:
+        row.images[slot] = loaded.picture
+        place = slice(start, start + len(loaded.labels))
+        row.targets[place] = np.maximum(loaded.labels, 0)
+        row.loss_weights[place] = np.tile(np.array(WEIGHTS, np.float32), self.grid**2) * (loaded.labels != UNLABELLED)
+        return len(loaded.labels), 1
 
     def _load(self, samples: Samples, sample: int) -> LabelledPicture:
         """Raises ValueError where the record or its picture cannot be read."""

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from data_pipelines.components import Samples
 from data_pipelines.packing import Item
@@ -77,27 +77,11 @@ class RowMaker:
         return batch, [self._write_row(row_of(batch, b), row) for b, row in enumerate(rows)]
 
     def _write_row(self, row: Batch, items: Sequence[Item]) -> RowInfo:
-        """Writes the samples behind each other into the views of one row."""
-        start = vision = replaced = dropped = segment = 0
-        identity = hashlib.sha256()
-        problems: list[Problem] = []
-        for item in items:
-            samples = self.components[item.component]
-            loaded, failed = load_or_replace(samples, item, partial(self._load, samples))
-            problems += failed
-            replaced += loaded is not None and len(failed) > 0
-            if loaded is None:
-                dropped += 1
-                continue
-            segment += 1
-            end = start + len(loaded.encoded.tokens)
-            self.encoder.place(row, start, vision, loaded.encoded, loaded.pixels)
-            row.segment_ids[start:end] = segment
-            row.task_ids[start:end] = item.component
-            start, vision = end, vision + loaded.encoded.vision
-            identity.update(f"{item.component}:{loaded.record};".encode())
-        digest = int.from_bytes(identity.digest()[:8])
-        return RowInfo(digest, segment, start, vision, replaced, dropped, tuple(problems))
+        return write_row(row, items, self.components, self._load, self._place)
+
+    def _place(self, row: Batch, loaded: Loaded, start: int, vision: int) -> tuple[int, int]:
+        self.encoder.place(row, start, vision, loaded.encoded, loaded.pixels)
+        return len(loaded.encoded.tokens), loaded.encoded.vision
 
     def _load(self, samples: Samples, sample: int) -> Loaded:
         """Raises ValueError where the record, its sample or a picture cannot be read."""
@@ -113,10 +97,51 @@ class RowMaker:
         return Loaded(encoded.cut(planned), self.encoder.pixels(made, encoded), number)
 
 
-T = TypeVar("T")
+class FromRecord(Protocol):
+    """What a row takes: it knows the number of the record that it comes from."""
+
+    @property
+    def record(self) -> int: ...
 
 
-def load_or_replace(samples: Samples, item: Item, load: Callable[[int], T]) -> tuple[T | None, list[Problem]]:
+T = TypeVar("T", bound=FromRecord)
+
+
+def write_row(
+    row: Batch,
+    items: Sequence[Item],
+    components: Sequence[Samples],
+    load: Callable[[Samples, int], T],
+    place: Callable[[Batch, T, int, int], tuple[int, int]],
+) -> RowInfo:
+    """Writes samples behind each other into the views of one row, each with a segment id of its own.
+
+    Args:
+      load: a component's sample by its number; raises ValueError where its record cannot be used.
+      place: (row, sample, start, vision) writes a sample from token `start` and image slot or patch `vision` on; gives how
+        many of both it took.
+    """
+    identity = hashlib.sha256()
+    start = vision = replaced = dropped = segment = 0
+    problems: list[Problem] = []
+    for item in items:
+        samples = components[item.component]
+        loaded, failed = _load_or_replace(samples, item, partial(load, samples))
+        problems += failed
+        replaced += loaded is not None and len(failed) > 0
+        if loaded is None:
+            dropped += 1
+            continue
+        segment += 1
+        tokens, seen = place(row, loaded, start, vision)
+        row.segment_ids[start : start + tokens] = segment
+        row.task_ids[start : start + tokens] = item.component
+        start, vision = start + tokens, vision + seen
+        identity.update(f"{item.component}:{loaded.record};".encode())
+    return RowInfo(int.from_bytes(identity.digest()[:8]), segment, start, vision, replaced, dropped, tuple(problems))
+
+
+def _load_or_replace(samples: Samples, item: Item, load: Callable[[int], T]) -> tuple[T | None, list[Problem]]:
     """The item's sample, or the first readable one on the way of `REPLACEMENT_STRIDE` that is no larger (None where there
     is none); and what could not be read.
 
