@@ -68,7 +68,7 @@ def from_hugging_face(source: Path, destination: Path, dtype: str | None, say: S
     hugging_face.check(source, tensors, shapes)
     if buffers:
         say(f"left out {len(buffers)} constants that the model computes: {_few(buffers)}")
-    with new_folder(destination) as folder:
+    with new_folder(destination, say) as folder:
         names = carried.carry(source, folder)
         shutil.copyfile(source / "config.json", folder / carried.ORIGINAL_CONFIG)
         say(f"carried along: {', '.join(names) or 'nothing'}")
@@ -118,7 +118,7 @@ def from_towers(
     say(f"new, as a new model of seed 0 has them: {len(adapter)} tensors of the adapter, {_few(list(adapter))}")
     say("norms of the vision tower have eps 1e-6 from now on, as the original (OpenCLIP has 1e-5)")
     tensors: dict[str, Tensor] = {**openclip.trunk(clip, shapes, config.vision.heads), **words, **adapter}
-    with new_folder(destination) as folder:
+    with new_folder(destination, say) as folder:
         tokenizer = VOCABULARY_FILE
         if (language / VOCABULARY_FILE).is_file():
             shutil.copyfile(language / VOCABULARY_FILE, folder / VOCABULARY_FILE)

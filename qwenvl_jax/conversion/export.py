@@ -52,7 +52,7 @@ def to_hugging_face(source: Path, destination: Path, dtype: str | None, say: Say
         dtype = "bfloat16"
         say("float32 masters are rounded to bfloat16, the type of the release (--dtype float32 keeps them)")
     types = dict.fromkeys(kept, FLOATS[dtype]) if dtype else kept
-    with new_folder(destination) as folder:
+    with new_folder(destination, say) as folder:
         say(f"carried along: {', '.join(write_carried(workdir, run, stage, fields, types, folder)) or 'nothing'}")
         write_hugging_face(step_folder, parameters, run.model, shapes, types, folder, progress)
 
