@@ -128,6 +128,24 @@ def output_axes(equation: str, axes: tuple[str, ...]) -> tuple[str | None, ...]:
     return tuple(result)
 
 
+@jax.custom_vjp
+def matmul(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """[..., I] @ [I, O]. See `_matmul_backward` for why it has its own backward pass."""
+    return x @ matrix
+
+
+def _matmul_backward(inputs: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The matrix's gradient is x^T g as it is written. JAX's own is (g^T x)^T, for which XLA on a CPU computes g a second
+    time, transposed: a decoder of 6 layers of width 128 took 1.1 to 1.3 times as long.
+    """
+    x, matrix = inputs
+    rows = tuple(range(x.ndim - 1))
+    return gradient @ matrix.T, jnp.tensordot(x, gradient, (rows, rows))
+
+
+matmul.defvjp(lambda x, matrix: (matmul(x, matrix), (x, matrix)), _matmul_backward)
+
+
 class Projection(nnx.Module):
     """`einsum(equation, x, kernel) + bias`; the equation shows the shapes.
 
@@ -162,7 +180,7 @@ class Projection(nnx.Module):
         # As one matrix: with two axes of heads XLA lays the whole gathered kernel out anew, 0.1 ms a layer on a v5p.
         kernel, summed = self.kernel[...].astype(x.dtype), summed_axes(self.equation)
         inward, outward = kernel.shape[:summed], kernel.shape[summed:]
-        y = x.reshape(*x.shape[: x.ndim - summed], math.prod(inward)) @ kernel.reshape(math.prod(inward), -1)
+        y = matmul(x.reshape(*x.shape[: x.ndim - summed], math.prod(inward)), kernel.reshape(math.prod(inward), -1))
         y = constrain(y.reshape(*y.shape[:-1], *outward), *self.output_axes)
         y = y if self.bias is None else y + self.bias[...].astype(x.dtype)
         return checkpoint_name(y, "mlp_hidden") if "mlp" in self.output_axes else y

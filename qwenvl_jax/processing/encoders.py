@@ -195,6 +195,13 @@ def stage_encoder(model: ModelConfig, stage: Stage, vocabulary: str) -> Encoder:
     """How a model sees the samples of a stage, with its own special tokens; `vocabulary` is as `load_tokenizer` wants it.
 
     Raises:
-      FileNotFoundError, ValueError: as `load_tokenizer`.
+      FileNotFoundError, ValueError: as `load_tokenizer`, or the embedding has too few rows for it.
     """
-    return ENCODERS[type(model)](model, stage, load_tokenizer(vocabulary, SPECIALS[type(model)]))
+    tokenizer = load_tokenizer(vocabulary, SPECIALS[type(model)])
+    if tokenizer.size > model.language.vocab_size:
+        # JAX would read the last row for every id beyond it, without a word.
+        raise ValueError(
+            f"tokenizer {vocabulary} has {tokenizer.size} ids and the model's embedding {model.language.vocab_size} rows: "
+            f"set --model.language.vocab-size {-(-tokenizer.size // 8) * 8}, or the tokenizer that belongs to the model"
+        )
+    return ENCODERS[type(model)](model, stage, tokenizer)

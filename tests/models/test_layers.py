@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_model import CONFIG, PRECISION, random_batch, small_stage
 
-from qwenvl_jax.models.layers import REMAT_POLICIES, apply_rotary, gated, rotary_angles, rotary_frequencies, summed_axes
+from qwenvl_jax.models.layers import (
+    REMAT_POLICIES,
+    apply_rotary,
+    gated,
+    matmul,
+    rotary_angles,
+    rotary_frequencies,
+    summed_axes,
+)
 from qwenvl_jax.models.parameters import build
 from qwenvl_jax.training.step import batch_loss
 
@@ -82,3 +90,14 @@ def test_remat_and_unrolling_change_no_gradient(parameters) -> None:
     expected = found.pop(("everything", 1))
     for result in found.values():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), result, expected)
+
+
+def test_matmul_has_the_gradients_of_a_product() -> None:
+    """Its own backward pass gives what JAX's would, for any number of leading axes."""
+    rng = np.random.default_rng(0)
+    for leading in ((), (7,), (2, 7)):
+        x, matrix = jnp.asarray(rng.normal(size=(*leading, 3))), jnp.asarray(rng.normal(size=(3, 5)))
+        weights = jnp.asarray(rng.normal(size=(*leading, 5)))
+        ours, theirs = (jax.vjp(f, x, matrix)[1](weights) for f in (matmul, jnp.matmul))
+        for a, b in zip(ours, theirs):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)  # float32, sums of up to 14 products
