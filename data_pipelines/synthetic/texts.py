@@ -52,13 +52,12 @@ def located_scene(rng: np.random.Generator) -> str:
     scene = sample_scene(rng, held_out=False)
     told = grounded_caption(scene)
     parts = [f"{told.question} {told.answer}"]
-    found = regions(scene)
-    for i in rng.permutation(len(found))[:2]:
-        box = format_box(found[i].boxes[0], scene.width, scene.height)
+    for region in regions(scene, rng)[:2]:
+        box = format_box(region.boxes[0], scene.width, scene.height)
         if rng.random() < 0.5:
-            parts.append(referring_prompt(found[i].phrase) + box)
+            parts.append(referring_prompt(region.phrase) + box)
         else:
-            parts.append(f"{grounded_captioning_prompt(box)} {found[i].phrase}")
+            parts.append(f"{grounded_captioning_prompt(box)} {region.phrase}")
     related = [item for item in questions(scene, rng) if item.kind == "relation"]
     parts += [f"{vqa_prompt(item.question)} {item.answer}" for item in related[:1]]
     return END_OF_TEXT.join(parts)
@@ -75,7 +74,7 @@ def told_picture(rng: np.random.Generator) -> str:
     listed = [
         f"{item.look.colour} {item.look.shape}{format_box(scene.annotated_box(item), *size)}" for item in scene.objects
     ]
-    found = regions(scene)
+    found = regions(scene, rng)
     boxes = [format_box(region.boxes[0], *size) for region in found]
     tasks = [f"{told.question} {told.answer}" for told in (caption(scene), grounded_caption(scene))]
     tasks += [referring_prompt(region.phrase) + box for region, box in zip(found, boxes)]

@@ -273,6 +273,11 @@ def grounded_caption(scene: Scene) -> Question:
     return Question(GROUNDED_CAPTION_PROMPT, _listed(phrases), "en")
 
 
-def regions(scene: Scene) -> tuple[Region, ...]:
-    """ "the red circle" with its box in pixels, for each object."""
-    return tuple(Region(f"the {name(item)}", (scene.annotated_box(item),)) for item in scene.objects)
+def regions(scene: Scene, rng: np.random.Generator) -> tuple[Region, ...]:
+    """ "the red circle" with its box in pixels, for each object, in random order.
+
+    They are asked behind each other. From left to right, as captions name them, the place in the row would tell which object
+    is meant, and nothing would be looked up: a model so taught gave the leftmost box to every phrase that was asked first.
+    """
+    items = [scene.objects[i] for i in rng.permutation(len(scene.objects))]
+    return tuple(Region(f"the {name(item)}", (scene.annotated_box(item),)) for item in items)

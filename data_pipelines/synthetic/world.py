@@ -24,7 +24,7 @@ from data_pipelines.synthetic.scenes import sample_scene
 from data_pipelines.synthetic.texts import sample_text
 from data_pipelines.synthetic.wording import caption, caption_zh, grounded_caption, questions, regions
 
-WORLD_VERSION = 7
+WORLD_VERSION = 8
 """Counts up when the same seed begins to mean another world."""
 SETTINGS = "world.json"
 RECORDS_PER_JOB = 64
@@ -51,7 +51,7 @@ def scene_record(rng: np.random.Generator, key: str, held_out: bool) -> Record:
         captions=(caption(scene), caption_zh(scene)),
         grounded_captions=(grounded_caption(scene),),
         questions=questions(scene, rng),
-        regions=regions(scene),
+        regions=regions(scene, rng),
     )
 
 
