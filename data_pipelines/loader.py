@@ -44,6 +44,7 @@ class BatchInfo(NamedTuple):
       replaced: samples that could not be read and were replaced.
       dropped: samples that could not be read and for which nothing fitted.
       problems: records that could not be read, each with file, index and reason.
+      records: component and record of every sample.
     """
 
     fingerprint: str
@@ -54,6 +55,7 @@ class BatchInfo(NamedTuple):
     replaced: int
     dropped: int
     problems: tuple[Problem, ...]
+    records: tuple[tuple[int, int], ...]
 
 
 class StepBatches:
@@ -83,6 +85,7 @@ class StepBatches:
             replaced=sum(row.replaced for row in rows),
             dropped=sum(row.dropped for row in rows),
             problems=tuple(problem for row in rows for problem in row.problems),
+            records=tuple(record for row in rows for record in row.records),
         )
 
 

@@ -36,6 +36,7 @@ class RowInfo(NamedTuple):
       replaced: samples that could not be read and were replaced.
       dropped: samples that could not be read and for which no replacement fitted.
       problems: records that could not be read, each with file, index and reason.
+      records: component and record of its samples in order.
     """
 
     identity: int
@@ -45,6 +46,7 @@ class RowInfo(NamedTuple):
     replaced: int
     dropped: int
     problems: tuple[Problem, ...]
+    records: tuple[tuple[int, int], ...]
 
 
 class Loaded(NamedTuple):
@@ -121,9 +123,9 @@ def write_row(
       place: (row, sample, start, vision) writes a sample from token `start` and image slot or patch `vision` on; gives how
         many of both it took.
     """
-    identity = hashlib.sha256()
-    start = vision = replaced = dropped = segment = 0
+    start = vision = replaced = dropped = 0
     problems: list[Problem] = []
+    records: list[tuple[int, int]] = []
     for item in items:
         samples = components[item.component]
         loaded, failed = _load_or_replace(samples, item, partial(load, samples))
@@ -132,13 +134,15 @@ def write_row(
         if loaded is None:
             dropped += 1
             continue
-        segment += 1
+        records.append((item.component, loaded.record))
         tokens, seen = place(row, loaded, start, vision)
-        row.segment_ids[start : start + tokens] = segment
+        row.segment_ids[start : start + tokens] = len(records)
         row.task_ids[start : start + tokens] = item.component
         start, vision = start + tokens, vision + seen
-        identity.update(f"{item.component}:{loaded.record};".encode())
-    return RowInfo(int.from_bytes(identity.digest()[:8]), segment, start, vision, replaced, dropped, tuple(problems))
+    identity = hashlib.sha256("".join(f"{component}:{record};" for component, record in records).encode()).digest()[:8]
+    return RowInfo(
+        int.from_bytes(identity), len(records), start, vision, replaced, dropped, tuple(problems), tuple(records)
+    )
 
 
 def _load_or_replace(samples: Samples, item: Item, load: Callable[[int], T]) -> tuple[T | None, list[Problem]]:

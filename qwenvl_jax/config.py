@@ -241,6 +241,10 @@ class OptimizerConfig:
     b2: float = 0.98
     eps: float = 1e-6
     clip_norm: float = 1.0
+    skip_above: float = 0.0
+    """Norm of the gradient above which an update is skipped; 0: only one that is not finite is."""
+    most_skipped: int = 20
+    """Steps in a row whose update may be skipped; one more ends the run."""
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def trace_step(
 ) -> jax.stages.Traced:
     """The stage's one step, traced for these shapes and shardings; arrays or shapes alike."""
     optimizer = make_optimizer(run.optimizer, learning_rate(stage.schedule, stage.steps), table, architecture.shapes)
-    step = make_step(architecture, run.precision, stage, optimizer)
+    step = make_step(architecture, run.precision, stage, optimizer, run.optimizer.skip_above)
     shardings = jax.tree.map(lambda x: x.sharding, state)
     with jax.set_mesh(mesh):  # what the models' named activation axes are laid on
         return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)).trace(state, batch)

@@ -7,7 +7,7 @@ parameters that have seen exactly the batches 0..n-1, and the loader of a resume
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ from qwenvl_jax.training.compilation import abstract_batch, abstract_state, chec
 from qwenvl_jax.training.flops import peak_flops, step_flops
 from qwenvl_jax.training.metrics import Meter, Recorder, patch_figures
 from qwenvl_jax.training.optimizer import ParameterTable, learning_rate, make_optimizer
+from qwenvl_jax.training.skipped import SkippedUpdates
 from qwenvl_jax.training.step import TrainState
 
 
@@ -42,6 +43,10 @@ class BatchInfo(Protocol):
     @property
     def dropped(self) -> int:
         """Samples that could not be read and for which nothing fitted."""
+
+    @property
+    def records(self) -> Sequence[tuple[int, int]]:
+        """Component and record of every sample."""
 
 
 Batches = Generator[tuple[Batch, BatchInfo], None, None]
@@ -95,18 +100,19 @@ def train_stage(
     Raises:
       KeyboardInterrupt: a signal asked to stop; the state is saved.
       ValueError: the parameter table, the mesh or the rows do not fit; see `initial_state` and `check_rows`. Or a batch
-        has other shapes than the step was compiled for; see `check_batch`.
+        has other shapes than the step was compiled for; see `check_batch`. Or too many updates in a row were skipped.
     """
     with closing(Checkpoints(workdir / "checkpoints" / stage.name, run.checkpoint.keep)) as checkpoints:
         state, table = initial_state(run, stage, architecture, parameters, mesh)
-        start, unlogged = checkpoints.latest() or 0, []
+        start = checkpoints.latest() or 0
+        position: dict[str, Any] = {"unlogged": [], "skipped_in_a_row": 0}
         if start:
             state, position = checkpoints.restore(start, state)
-            unlogged = position["unlogged"]
         if start < stage.steps:
             accounting, expected = Accounting(run, stage, table), abstract_batch(run, stage, mesh)
             with closing(Recorder(workdir, stage.name, start, stage.steps)) as recorder:
-                compiled, meter, stop = None, Meter(unlogged), StopRequest()
+                compiled, meter, stop = None, Meter(position["unlogged"]), StopRequest()
+                skipped = skipped_updates(run, stage, workdir, start, position)
                 with closing(open_batches(start)) as batches, stop:
                     for step in range(start + 1, stage.steps + 1):
                         began = time.perf_counter()
@@ -121,19 +127,30 @@ def train_stage(
                         state, metrics = compiled(state, batch)
                         bad = {"replaced": info.replaced, "dropped": info.dropped}
                         meter.add(wait, host.segment_ids, {**metrics, **bad, **patch_figures(host)})
+                        skipped.add(step, metrics, info)
                         stopped = stop.requested  # read once: a signal after the saving must not end the loop
                         if step == stage.steps or step % run.log_every == 0:
                             recorder.write(step, accounting.complete(step, meter.figures(accounting.tasks)), info)
+                            skipped.settle()
                             meter.reset()
                         if stopped or step == stage.steps or step % run.checkpoint.every == 0:
+                            skipped.settle()
                             position = {"stage": stage.name, "fingerprint": info.fingerprint}
-                            checkpoints.save(step, state, {**position, "unlogged": meter.unlogged()})
+                            position |= {"unlogged": meter.unlogged(), "skipped_in_a_row": skipped.in_a_row}
+                            checkpoints.save(step, state, position)
                         if stopped:
                             break
                 if stop.requested:
                     checkpoints.wait()
                     raise KeyboardInterrupt
     return {**state.trained, **state.frozen}
+
+
+def skipped_updates(run: Run, stage: Stage, workdir: Path, start: int, position: Mapping[str, Any]) -> SkippedUpdates:
+    """The stage's list of skipped updates, going on behind step `start`."""
+    sources = tuple(component.source for component in stage.mixture)
+    in_a_row = position["skipped_in_a_row"]
+    return SkippedUpdates(workdir, stage.name, sources, start, run.optimizer.most_skipped, in_a_row)
 
 
 class Accounting:

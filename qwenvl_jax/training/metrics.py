@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,7 @@ class Recorder:
     def __init__(self, workdir: Path, stage: str, start: int, steps: int):
         self.stage, self.steps = stage, steps
         self._file = workdir / "metrics.jsonl"
-        kept = [line for line in read_metrics(self._file) if line["stage"] != stage or line["step"] <= start]
-        rewritten = self._file.with_suffix(".partial")
-        rewritten.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        rewritten.replace(self._file)
+        keep_lines(self._file, lambda line: line["stage"] != stage or line["step"] <= start)
         self._stream = self._file.open("a", buffering=1)
         self._board = SummaryWriter(str(workdir / "tensorboard" / stage), purge_step=start)
         self._console = Console()
@@ -99,6 +96,14 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def keep_lines(file: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Takes the other lines out of such a file, in one step: a kill leaves the old file or the new one."""
+    if file.exists():
+        rewritten = file.with_suffix(".partial")
+        rewritten.write_text("".join(json.dumps(line) + "\n" for line in read_metrics(file) if keep(line)))
+        rewritten.replace(file)
+
+
 PATCH_FIGURES = ("vision_scores", "patch_padding")
 
 
@@ -148,24 +153,27 @@ class Meter:
         self.device.append(metrics)
 
     def figures(self, tasks: tuple[str, ...]) -> dict[str, float]:
-        """The means since the last reset, and how many samples were replaced or dropped; waits for the device."""
+        """The means since the last reset over the steps whose update was not skipped (over all where each was), how many
+        were, and how many samples were replaced or dropped; waits for the device.
+        """
         host = self.unlogged()
         seconds = time.perf_counter() - self.started
-        sums = np.sum([m["task_loss_sums"] for m in host], axis=0)
-        tokens = np.sum([m["task_tokens"] for m in host], axis=0)
+        learned = [m for m in host if not m["skipped"]] or host
+        sums = np.sum([m["task_loss_sums"] for m in learned], axis=0)
+        tokens = np.sum([m["task_tokens"] for m in learned], axis=0)
         by_task: dict[str, list[float]] = {}
         for task, loss, count in zip(tasks, sums, tokens):
             old = by_task.setdefault(task, [0.0, 0.0])
             by_task[task] = [old[0] + float(loss), old[1] + float(count)]
         return {
-            "loss": float(np.mean([m["loss"] for m in host])),
+            "loss": float(np.mean([m["loss"] for m in learned])),
             **{f"loss/{task}": loss / count for task, (loss, count) in by_task.items() if count},
-            "grad_norm": float(np.mean([m["grad_norm"] for m in host])),
+            "grad_norm": float(np.mean([m["grad_norm"] for m in learned])),
             "tokens_per_second": self.used / seconds,
             "samples_per_second": self.samples / seconds,
             "padding": 1 - self.used / self.positions,
             "data_wait": self.wait / seconds,
             "step_seconds": seconds / self.steps,
-            **{name: int(sum(m[name] for m in host)) for name in ("replaced", "dropped")},
+            **{name: int(sum(m[name] for m in host)) for name in ("skipped", "replaced", "dropped")},
             **{name: float(np.mean([m[name] for m in host])) for name in PATCH_FIGURES if name in host[0]},
         }

@@ -83,11 +83,14 @@ def make_step(
     precision: PrecisionConfig,
     stage: Stage,
     optimizer: optax.GradientTransformation,
+    skip_above: float,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """The pure function (state, batch) -> (state, metrics); the caller jits it with shardings and donation.
 
     The loss is the mean over the supervised tokens of the whole global batch, also under accumulation. A batch without
-    supervised tokens gives loss 0 and gradients 0.
+    supervised tokens gives loss 0 and changes nothing, nor does one whose loss or gradient is not finite, or whose
+    gradient's norm is above `skip_above` (0: any is fine): `metrics["skipped"]` is 1 then. Only the optimizer's counters
+    go on, as the learning rate belongs to the step.
     """
     tasks = len(stage.mixture)
 
@@ -108,15 +111,24 @@ def make_step(
             nothing = (jax.tree.map(jnp.zeros_like, state.trained), Sums(jnp.zeros(tasks), jnp.zeros(tasks)))
             (gradients, sums), _ = jax.lax.scan(add, nothing, split_for_accumulation(batch, stage.accumulation))
         total = jnp.maximum(sums.tokens.sum(), 1.0)
+        loss = sums.loss.sum() / total
         with jax.named_scope("optimizer"):
             gradients = jax.tree.map(lambda g: g.astype(jnp.float32) / total, gradients)
+            norm = optax.tree.norm(gradients)
+            good = jnp.isfinite(loss) & jnp.isfinite(norm) & (norm <= (skip_above or jnp.inf)) & (sums.tokens.sum() > 0)
             updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.trained)
-            trained = optax.apply_updates(state.trained, updates)
+            updated = (optax.apply_updates(state.trained, updates), optimizer_state)
+            trained, optimizer_state = jax.tree.map(
+                lambda new, old: jnp.where(good, new, old) if jnp.issubdtype(new.dtype, jnp.floating) else new,
+                updated,
+                (state.trained, state.optimizer),
+            )
         metrics = {
-            "loss": sums.loss.sum() / total,
+            "loss": loss,
             "task_loss_sums": sums.loss,
             "task_tokens": sums.tokens,
-            "grad_norm": optax.tree.norm(gradients),
+            "grad_norm": norm,
+            "skipped": 1.0 - good,
         }
         return TrainState(state.step + 1, trained, state.frozen, optimizer_state), metrics
 

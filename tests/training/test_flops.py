@@ -51,7 +51,7 @@ def traced_flops(stage) -> float:
     trained, frozen = ({p: architecture.shapes[p] for p in paths} for paths in (table.trained, table.frozen))
     state = TrainState(jax.ShapeDtypeStruct((), np.int32), trained, frozen, jax.eval_shape(optimizer.init, trained))
     batch = empty_batch(stage.rows, stage.sequence_length, stage.images_per_row, stage.resolution, 0)
-    return matmul_flops(jax.make_jaxpr(make_step(architecture, precision, stage, optimizer))(state, batch).jaxpr)
+    return matmul_flops(jax.make_jaxpr(make_step(architecture, precision, stage, optimizer, 0.0))(state, batch).jaxpr)
 
 
 @pytest.mark.parametrize("length", [96, 512])

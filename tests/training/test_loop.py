@@ -1,5 +1,6 @@
 """Promises of `qwenvl_jax.training.loop`: a stage from end to end, killed, stopped and resumed."""
 
+import dataclasses
 import os
 import signal
 from types import SimpleNamespace
@@ -27,12 +28,18 @@ class Stop(Exception):
     """A kill."""
 
 
+def info(step: int) -> SimpleNamespace:
+    return SimpleNamespace(
+        fingerprint=f"batch {step}", replaced=step, dropped=step % 2, records=((0, 10 * step), (1, 10 * step + 1))
+    )
+
+
 def batches(start: int, at: int | None = None, act=None):
     """The stream as a pure function of the step; before step `at`, `act()` happens."""
     for step in range(start, STAGE.steps):
         if step == at:
             act()
-        yield random_batch(step), SimpleNamespace(fingerprint=f"batch {step}", replaced=step, dropped=step % 2)
+        yield random_batch(step), info(step)
 
 
 def kill():
@@ -57,8 +64,8 @@ def train(architecture, parameters):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "compile_step", compile_once)
         patch.setattr(loop, "peak_flops", lambda: 1e12)
-        yield lambda workdir, stream=batches: loop.train_stage(
-            RUN, STAGE, architecture, parameters, stream, mesh, workdir
+        yield lambda workdir, stream=batches, run=RUN: loop.train_stage(
+            run, STAGE, architecture, parameters, stream, mesh, workdir
         )
 
 
@@ -104,7 +111,12 @@ def test_the_newest_checkpoints_stay(never_stopped, architecture) -> None:
     loaded = load_parameters(workdir, "sft", 9)
     assert loaded.keys() == architecture.shapes.keys()
     assert all(np.array_equal(loaded[p], parameters[p]) for p in parameters)
-    assert read_position(workdir, "sft", 9) == {"stage": "sft", "fingerprint": "batch 8", "unlogged": []}
+    assert read_position(workdir, "sft", 9) == {
+        "stage": "sft",
+        "fingerprint": "batch 8",
+        "unlogged": [],
+        "skipped_in_a_row": 0,
+    }
 
 
 def test_frozen_parameters_keep_their_bits(never_stopped, parameters) -> None:
@@ -146,3 +158,36 @@ def test_a_signal_saves_and_stops(train, never_stopped, tmp_path) -> None:
     parameters = train(tmp_path, lambda start: starts.append(start) or batches(start))
     assert starts == [5]
     same_end(tmp_path, parameters, never_stopped)
+
+
+def bad_batches(start: int, bad: tuple[int, ...], at: int | None = None):
+    """The stream with losses that are NaN in the batches `bad`; killed before step `at`."""
+    for step, (batch, known) in enumerate(batches(start, at, kill), start):
+        weights = np.where(batch.loss_weights > 0, np.nan, 0) if step in bad else batch.loss_weights
+        yield batch._replace(loss_weights=weights.astype(np.float32)), known
+
+
+def test_a_bad_batch_is_skipped_and_listed(train, tmp_path) -> None:
+    """One line with step, reason and samples; counted in the metrics, whose losses stay finite; a killed run that goes on
+    lists it once and ends with the same bits."""
+    whole = train(tmp_path / "whole", lambda start: bad_batches(start, (3, 4)))
+    with pytest.raises(Stop):
+        train(tmp_path / "killed", lambda start: bad_batches(start, (3, 4), at=5))
+    parameters = train(tmp_path / "killed", lambda start: bad_batches(start, (3, 4)))
+    assert all(np.isfinite(array).all() for array in whole.values())
+    same_end(tmp_path / "killed", parameters, (tmp_path / "whole", whole))
+    for folder in (tmp_path / "whole", tmp_path / "killed"):
+        listed = read_metrics(folder / "skipped.jsonl")
+        assert [(line["step"], line["reason"]) for line in listed] == [(n, "the loss is not finite") for n in (4, 5)]
+        assert listed[0]["samples"] == [["pictures", 30], ["pictures", 31]]
+        found = read_metrics(folder / "metrics.jsonl")
+        assert [line["skipped"] for line in found] == [0, 1, 1, 0, 0]
+        assert all(np.isfinite(line["loss"]) for line in found)
+
+
+def test_too_many_in_a_row_end_the_run(train, tmp_path) -> None:
+    """The sentence names the stage, the step and the list; what was saved before stays."""
+    patient = dataclasses.replace(RUN, optimizer=dataclasses.replace(RUN.optimizer, most_skipped=2))
+    with pytest.raises(ValueError, match=r"stage sft: 3 updates in a row were skipped up to step 7 .*skipped\.jsonl"):
+        train(tmp_path, lambda start: bad_batches(start, (4, 5, 6, 7, 8)), patient)
+    assert read_position(tmp_path, "sft", 6)["skipped_in_a_row"] == 2

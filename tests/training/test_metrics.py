@@ -8,8 +8,8 @@ import pytest
 
 from qwenvl_jax.training.metrics import Meter, Recorder, read_metrics
 
-NONE = {"replaced": 0, "dropped": 0}
-"""No sample of the step was unreadable."""
+NONE = {"skipped": 0.0, "replaced": 0, "dropped": 0}
+"""The update was done, and no sample of the step was unreadable."""
 
 INFO = SimpleNamespace(fingerprint="abc")
 
@@ -78,6 +78,22 @@ def test_figures_of_several_steps() -> None:
     assert "loss/text" not in figures
     assert figures["samples_per_second"] * figures["step_seconds"] == pytest.approx(3)
     assert figures["tokens_per_second"] * figures["step_seconds"] == pytest.approx(7)
+
+
+def test_losses_are_of_the_steps_that_were_learned() -> None:
+    """A step whose update was skipped is counted and spoils no mean; where all were, the figures show it."""
+    meter, segments = Meter(), np.ones((1, 2), int)
+    tokens = np.ones(1)
+    good = {"loss": 2.0, "grad_norm": 3.0, "task_loss_sums": 2 * tokens, "task_tokens": tokens, **NONE}
+    bad = {**good, "loss": np.nan, "grad_norm": np.nan, "task_loss_sums": np.nan * tokens, "skipped": 1.0}
+    for metrics in (good, bad):
+        meter.add(0.0, segments, metrics)
+    figures = meter.figures(("a",))
+    expected = {"loss": 2.0, "grad_norm": 3.0, "loss/a": 2.0, "skipped": 1}
+    assert {name: figures[name] for name in expected} == expected
+    meter.reset()
+    meter.add(0.0, segments, bad)
+    assert np.isnan(meter.figures(("a",))["loss"])
 
 
 def test_unlogged_steps_count_in_the_losses_after_a_restart() -> None:

@@ -9,20 +9,21 @@ import pytest
 from small_model import PRECISION, random_batch, small_run, small_stage
 
 from configs.qwen_vl import parameter_tables
-from qwenvl_jax.config import MeshConfig
+from qwenvl_jax.config import MeshConfig, OptimizerConfig
 from qwenvl_jax.parallel.mesh import make_mesh
 from qwenvl_jax.training.compilation import compile_step, trace_step
 from qwenvl_jax.training.loop import initial_state, put_batch
 from qwenvl_jax.training.step import batch_loss
 
 STEPS = 3
+ADAMW = OptimizerConfig()
 ONE, EIGHT = MeshConfig(1, 1, 1), MeshConfig(2, 2, 2)
 
 
-def train(architecture, initial, batches, mesh_config: MeshConfig = ONE, **fields):
+def train(architecture, initial, batches, mesh_config: MeshConfig = ONE, optimizer: OptimizerConfig = ADAMW, **fields):
     """(metrics of every step, last state) of a few steps."""
     stage = small_stage(**fields)
-    run = small_run(stage)
+    run = small_run(stage, optimizer=optimizer)
     count = mesh_config.data * mesh_config.fsdp * mesh_config.tensor
     mesh = make_mesh(mesh_config, jax.devices()[:count])
     state, table = initial_state(run, stage, architecture, initial, mesh)
@@ -95,13 +96,33 @@ def test_frozen_parameters_have_no_state_and_do_not_move(architecture, parameter
     assert not any(np.array_equal(state.trained[p], parameters[p]) for p in state.trained)
 
 
-def test_a_batch_without_supervision_learns_nothing(architecture, parameters, batches) -> None:
-    """Loss and gradient norm are 0, and nothing becomes NaN; without weight decay nothing moves."""
+def poisoned(batch):
+    return batch._replace(loss_weights=np.where(batch.loss_weights > 0, np.nan, 0).astype(np.float32))
+
+
+@pytest.mark.parametrize("mesh", [ONE, EIGHT], ids=["one", "eight"])
+def test_a_bad_batch_changes_nothing(architecture, parameters, batches, mesh: MeshConfig) -> None:
+    """A loss that is not finite, and a batch without supervised tokens (loss 0), are skipped on all devices: masters and
+    moments keep their bits, and the optimizer's counters go on."""
     silent = batches[0]._replace(loss_weights=np.zeros_like(batches[0].loss_weights))
-    rules = tuple(dataclasses.replace(rule, weight_decay=0.0) for rule in small_stage().parameters)
-    metrics, state = train(architecture, parameters, [silent, silent], parameters=rules)
-    assert all(figures["loss"] == 0 and figures["grad_norm"] == 0 for figures in metrics)
-    assert all(np.array_equal(state.trained[p], parameters[p]) for p in state.trained)
+    _, before = train(architecture, parameters, batches[:1], mesh)
+    metrics, after = train(architecture, parameters, [batches[0], poisoned(batches[1]), silent], mesh)
+    assert [figures["skipped"] for figures in metrics] == [0, 1, 1]
+    assert np.isnan(metrics[1]["loss"])
+    assert metrics[2]["loss"] == metrics[2]["grad_norm"] == 0
+    floats = [x for x in jax.tree.leaves(before) if np.issubdtype(x.dtype, np.floating)]
+    assert all(map(np.array_equal, floats, (x for x in jax.tree.leaves(after) if np.issubdtype(x.dtype, np.floating))))
+    assert int(after.step) == int(before.step) + 2 == int(after.optimizer[1].count)
+
+
+def test_a_large_gradient_may_be_skipped(architecture, parameters, batches) -> None:
+    """Above `skip_above` nothing changes; below it, all is as ever."""
+    norms = [float(figures["grad_norm"]) for figures in train(architecture, parameters, batches[:2])[0]]
+    for limit, skipped in ((0.99 * min(norms), 1), (1.01 * max(norms), 0)):
+        metrics, state = train(architecture, parameters, batches[:2], optimizer=OptimizerConfig(skip_above=limit))
+        assert [figures["skipped"] for figures in metrics] == [skipped] * 2
+        path = "language/blocks/up/kernel"
+        assert np.array_equal(state.trained[path], parameters[path]) == bool(skipped)
 
 
 def test_text_alone_needs_no_vision(architecture, parameters) -> None:
