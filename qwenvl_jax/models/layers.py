@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.custom_derivatives import SymbolicZero
 
 from qwenvl_jax.parallel.activations import constrain
 
@@ -134,16 +135,28 @@ def matmul(x: jax.Array, matrix: jax.Array) -> jax.Array:
     return x @ matrix
 
 
-def _matmul_backward(inputs: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _matmul_forward(x: Any, matrix: Any) -> tuple[jax.Array, tuple[jax.Array | None, jax.Array | None]]:
+    """A frozen matrix costs neither its gradient nor the memory of x; an x without gradient no product with the matrix."""
+    return x.value @ matrix.value, (x.value if matrix.perturbed else None, matrix.value if x.perturbed else None)
+
+
+def _matmul_backward(
+    kept: tuple[jax.Array | None, jax.Array | None], gradient: Any
+) -> tuple[jax.Array | None, jax.Array | None]:
     """The matrix's gradient is x^T g as it is written. JAX's own is (g^T x)^T, for which XLA on a CPU computes g a second
     time, transposed: a decoder of 6 layers of width 128 took 1.1 to 1.3 times as long.
     """
-    x, matrix = inputs
-    rows = tuple(range(x.ndim - 1))
-    return gradient @ matrix.T, jnp.tensordot(x, gradient, (rows, rows))
+    x, matrix = kept
+    if isinstance(gradient, SymbolicZero):
+        return None, None
+    rows = tuple(range(gradient.ndim - 1))
+    return (
+        None if matrix is None else gradient @ matrix.T,
+        None if x is None else jnp.tensordot(x, gradient, (rows, rows)),
+    )
 
 
-matmul.defvjp(lambda x, matrix: (matmul(x, matrix), (x, matrix)), _matmul_backward)
+matmul.defvjp(_matmul_forward, _matmul_backward, symbolic_zeros=True)
 
 
 class Projection(nnx.Module):
