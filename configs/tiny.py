@@ -36,27 +36,27 @@ VISION_MIXTURE = (Component("patches", "scenes", 3), Component("patches", "docum
 
 # Weights are shares of samples. A VQA sample holds all questions on its picture and is twice as long as a caption.
 MULTITASK_MIXTURE = (
-    Component("vqa", "scenes", 8),
-    Component("caption", "scenes", 1.5),
-    Component("caption_zh", "scenes", 0.5),
-    Component("caption_with_grounding", "scenes", 1),
-    Component("referring_grounding", "scenes", 4),
-    Component("grounded_captioning", "scenes", 0.5),
-    Component("ocr_vqa", "documents", 3),
+    Component("vqa", "scenes", 11),
+    Component("caption", "scenes", 0.6),
+    Component("caption_zh", "scenes", 0.4),
+    Component("caption_with_grounding", "scenes", 0.5),
+    Component("referring_grounding", "scenes", 2),
+    Component("grounded_captioning", "scenes", 0.3),
+    Component("ocr_vqa", "documents", 2),
     Component("ocr", "documents", 3),
     Component("text", "texts", 0.3),
 )
 
 # Conversations are a third of it: with them alone, what stage 2 taught was partly lost in this stage.
 SFT_MIXTURE = (
-    Component("chat", "chats", 5),
+    Component("chat", "chats", 6),
     Component("vqa", "scenes", 3),
-    Component("caption", "scenes", 1),
+    Component("caption", "scenes", 0.4),
     Component("caption_zh", "scenes", 0.2),
-    Component("caption_with_grounding", "scenes", 0.3),
-    Component("referring_grounding", "scenes", 1.5),
+    Component("caption_with_grounding", "scenes", 0.2),
+    Component("referring_grounding", "scenes", 0.8),
     Component("ocr_vqa", "documents", 0.8),
-    Component("ocr", "documents", 1.6),
+    Component("ocr", "documents", 1.3),
 )
 
 MUON = 8.0
@@ -103,7 +103,7 @@ def tiny() -> Run:
         model=MODEL,
         stages=(
             Stage(
-                name="vision", steps=2400, mixture=VISION_MIXTURE, rows=1, sequence_length=32 * 36 * len(PATCH_CLASSES),
+                name="vision", steps=2000, mixture=VISION_MIXTURE, rows=1, sequence_length=32 * 36 * len(PATCH_CLASSES),
                 images_per_row=32, resolution=72, schedule=Schedule(peak=2e-3, end=5e-5, warmup=100),
                 parameters=VISION + frozen("adapter", "language"), patch_classes=PATCH_CLASSES,
             ),
@@ -118,12 +118,12 @@ def tiny() -> Run:
                 parameters=SLOW_VISION + ADAPTER + frozen("language"), pack_within_task=False,
             ),
             Stage(
-                name="multitask", steps=4200, mixture=MULTITASK_MIXTURE, rows=2, sequence_length=384, images_per_row=6,
+                name="multitask", steps=5000, mixture=MULTITASK_MIXTURE, rows=2, sequence_length=384, images_per_row=6,
                 resolution=72, schedule=Schedule(peak=8e-4, end=3e-5, warmup=100),
                 parameters=SLOW_VISION + ADAPTER + LANGUAGE, pack_within_task=False,
             ),
             Stage(
-                name="sft", steps=2800, mixture=SFT_MIXTURE, rows=2, sequence_length=256, images_per_row=4,
+                name="sft", steps=3200, mixture=SFT_MIXTURE, rows=2, sequence_length=256, images_per_row=4,
                 resolution=72, schedule=Schedule(peak=4e-4, end=2e-5, warmup=50),
                 parameters=frozen("vision") + ADAPTER + LANGUAGE, pack_within_task=False,
             ),

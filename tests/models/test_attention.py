@@ -21,15 +21,15 @@ def reference(q, k, v, query_segments, key_segments, start):
     return result
 
 
-@given(st.integers(0, 10**6), st.sampled_from([1, 5, 8, 12]))
+@given(st.integers(0, 10**6), st.sampled_from([1, 5, 8, 12, 16]))
 @settings(max_examples=12, deadline=None)
 def test_causal_attention_within_segments(seed: int, length: int) -> None:
-    """Against the definition, for any segments, with and without blocks of queries (8 and 12 are blocks of 4)."""
+    """Against the definition, for any segments, with and without blocks of queries (8 and 12 are blocks of 4, 16 of 8)."""
     rng = np.random.default_rng(seed)
     q, k, v = rng.normal(size=(3, 2, length, 2, 4)).astype(np.float32)
     segments = np.sort(rng.integers(0, 3, (2, length)), axis=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "CAUSAL_BLOCK", 4)
+        patch.setattr(module, "CAUSAL_BLOCKS", (8, 4))
         ours = attention(q, k, v, query_segments=segments, key_segments=segments, causal=True)
     np.testing.assert_allclose(ours, reference(q, k, v, segments, segments, 0), atol=2e-6)
 
