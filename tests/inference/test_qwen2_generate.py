@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from greedy_tokens import tokens_of
 from original_qwen2_vl import SpecialIds, random_original
 from small_qwen2_vl import CONFIG as SMALL
 from small_qwen2_vl import PRECISION
@@ -15,7 +16,6 @@ from transformers import GenerationConfig as TheirGenerationConfig
 
 from qwenvl_jax.config import PixelLimits, VideoLimits
 from qwenvl_jax.inference.chat import Chat
-from qwenvl_jax.inference.decode import advance, embed, prefill
 from qwenvl_jax.inference.generate import generate, stream
 from qwenvl_jax.inference.generation_config import GenerationConfig
 from qwenvl_jax.inference.model import Model
@@ -34,7 +34,6 @@ CONFIG = dataclasses.replace(SMALL, language=dataclasses.replace(SMALL.language,
 IMAGES = PixelLimits(4 * 784, 12 * 784)
 VIDEOS = VideoLimits(8.0, 2, 20, PixelLimits(784, 4 * 784), 40 * 784, round_down=False)
 NEW = 12
-NEVER = np.zeros(0, np.int32)
 
 
 def picture(seed: int, height: int, width: int) -> np.ndarray:
@@ -77,23 +76,6 @@ def prompts(processor) -> list[Prompt]:
     return processor.prompts(list(QUERIES.values()))
 
 
-def tokens_of(model: Model, batch, steps: int = 5) -> np.ndarray:
-    """[B, NEW] greedy tokens."""
-    embedded = embed(model.architecture, model.parameters, batch)
-    state = prefill(
-        model.architecture, model.parameters, embedded, batch.positions, batch.segment_ids, None,
-        new_tokens=NEW, vocabulary=TOKENIZER.size,
-    )  # fmt: skip
-    found = [np.asarray(state.token)[:, None]]
-    while (number := int(state.number)) < NEW:
-        state, written = advance(
-            model.architecture, model.parameters, state, None, NEVER, np.int32(NEW - number),
-            steps=steps, vocabulary=TOKENIZER.size,
-        )  # fmt: skip
-        found.append(np.asarray(written)[:, : int(state.number) - number])
-    return np.concatenate(found, axis=1)
-
-
 def theirs_of(original, processor: Processor, prompts: list[Prompt]) -> np.ndarray:
     """[B, NEW] greedy tokens of transformers for the same ids and patches, in one batch padded on the left."""
     width = max(len(prompt.encoded.tokens) for prompt in prompts)
@@ -125,21 +107,21 @@ def test_greedy_tokens_of_a_batch_are_the_originals(model, original, processor, 
     assert {int(length) for length in batch.segment_ids.sum(1)} == {len(prompt.encoded.tokens) for prompt in prompts}
     assert (np.asarray(batch.patch_segments) > 0).sum(1).tolist() == [prompt.encoded.vision for prompt in prompts]
     assert max(grid.frames for grid in prompts[3].encoded.grids) > 4
-    assert np.array_equal(tokens_of(model, batch), theirs_of(original, processor, prompts))
+    assert np.array_equal(tokens_of(model, batch, TOKENIZER.size, new=NEW), theirs_of(original, processor, prompts))
 
 
 @pytest.mark.parametrize("name", QUERIES)
 def test_a_prompt_alone_has_the_same_tokens(model, original, processor, prompts, name) -> None:
     """Neighbours, padding of tokens and of patches, and portions change nothing; the original agrees here too."""
     prompt = prompts[list(QUERIES).index(name)]
-    alone = tokens_of(model, processor.batch([prompt]), steps=7)
+    alone = tokens_of(model, processor.batch([prompt]), TOKENIZER.size, new=NEW, steps=7)
     assert np.array_equal(alone, theirs_of(original, processor, [prompt]))
 
 
 def test_cached_decoding_equals_the_full_forward_pass(model, processor, prompts) -> None:
     """Every greedy token is the argmax of the whole model on prompt and answer so far, without a cache."""
     batch = processor.batch(prompts)
-    written = tokens_of(model, batch)
+    written = tokens_of(model, batch, TOKENIZER.size, new=NEW)
     rows, length = batch.tokens.shape
     behind = batch.positions.max((1, 2))[:, None, None] + 1 + np.arange(NEW)
     longer = batch._replace(
