@@ -11,11 +11,14 @@ from small_model import random_parameters
 from small_qwen2_vl import CONFIG, PRECISION
 from small_video import make_video
 
+from configs.tiny import tiny
 from data_pipelines.held_out import asked_of
 from data_pipelines.synthetic.world import make_world
 from launch.chat import chat
+from launch.convert import main as convert
 from launch.evaluate import evaluate_stage
 from launch.evaluate import main as evaluate
+from launch.train import with_model_of
 from qwenvl_jax.config import (
     Component,
     DataConfig,
@@ -109,6 +112,21 @@ def test_pictures_and_videos_are_asked_about(home, monkeypatch, capsys) -> None:
         "<|im_start|>user\nVideo 1: [video 0]\nWhat moves?<|im_end|>\n<|im_start|>assistant\nit<|im_end|>\n"
         "<|im_start|>user\nPicture 1: [image 0]\nVideo 2: [video 1]\nAnd now?<|im_end|>\n<|im_start|>assistant\n"
     )
+
+
+def test_what_is_converted_is_the_same_model(home, monkeypatch, capsys) -> None:
+    """`qwenvl convert` to Hugging Face's format and back: both folders give one answer, and the checkpoint is a start."""
+    monkeypatch.chdir(home)
+    question = ["What?", "--image", "red.png", "--max-new-tokens", "5", "--dtype", "float32"]
+    convert(["run", "hf"])
+    convert(["hf", "ours"])
+    capsys.readouterr()
+    answers = []
+    for folder in ("hf", "ours"):
+        chat([folder, *question])
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1] != "\n"
+    assert with_model_of(Path("ours"), tiny()).model == MODEL
 
 
 def test_mistakes_are_a_sentence(home, monkeypatch) -> None:
