@@ -16,7 +16,8 @@ from qwenvl_jax.conversion.convert import convert
 class ConvertOptions:
     """Converts weights; what SRC holds decides into what.
 
-    qwenvl convert HUGGING_FACE DST: a folder of Qwen-VL (safetensors or .bin) becomes a checkpoint to train or ask.
+    qwenvl convert HUGGING_FACE DST: a folder of Qwen-VL or Qwen2-VL (safetensors or .bin) becomes a checkpoint, to train
+    or ask.
     qwenvl convert RUN DST: a run's newest checkpoint, or one of its checkpoints, becomes a Hugging Face folder.
     qwenvl convert OPENCLIP QWEN7B DST: ViT-bigG (file or folder) and a folder of Qwen-7B become the start of stage 1.
     """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tyro
 
-from data_pipelines.held_out import ASKED, held_out_examples
+from data_pipelines.held_out import asked_of, held_out_examples
 from data_pipelines.sources.opening import open_source
 from qwenvl_jax.config import Run, Stage, from_json
 from qwenvl_jax.conversion.hugging_face import is_hugging_face
@@ -24,7 +24,6 @@ from qwenvl_jax.processing.sample import Sample
 from qwenvl_jax.training.checkpoints import locate
 from qwenvl_jax.training.metrics import read_metrics
 
-HELD_OUT = ("scenes", "documents", "chats")
 EARLY_SHARE = 0.4
 """Share of the questions asked after stages before the last: a model that cannot answer yet writes until its limit, which
 took 69 s after stage 1 of `tiny` for all questions, on two busy cores."""
@@ -52,13 +51,14 @@ def scores_of(name: str, model: Model, processor: Processor, folder: Path, share
     Answers are greedy. `name` (of the stage, or of the model) stands in the result; `share` of the questions are asked.
     """
     began = time.perf_counter()
-    sources = {name: open_source(folder, name) for name in HELD_OUT}
-    numbers = {name: round(share * asked.number) for name, asked in ASKED.items()}
+    benchmarks = asked_of(model.architecture.config)
+    sources = {name: open_source(folder, name) for name in dict.fromkeys(a.source for a in benchmarks.values())}
+    numbers = {name: round(share * asked.number) for name, asked in benchmarks.items()}
 
     def answer(prompts: Sequence[Sample], most: int) -> list[str]:
         return generate(model, processor, prompts, max_new_tokens=most, temperature=0.0, stop=())
 
-    result = evaluate(held_out_examples(sources, numbers), answer)
+    result = evaluate(held_out_examples(sources, numbers, benchmarks), answer)
     shown = stage_evaluation(name, result)
     headline = "  ".join(f"{score} {value:.3f}" for score, value in result.scores.items() if "/" not in score)
     print(f"after {name}: {headline}  ({time.perf_counter() - began:.0f} s)", flush=True)

@@ -61,6 +61,11 @@ class LanguageConfig:
     logn: bool = True
     """Scales queries with the logarithm of their position (`use_logn_attn`)."""
 
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values: one for each of the queries."""
+        return self.heads
+
 
 @dataclass(frozen=True)
 class QwenVLConfig:

@@ -23,7 +23,7 @@ import tyro
 
 from configs.qwen_vl import MODEL
 from qwenvl_jax.conversion.carried import write_json
-from qwenvl_jax.conversion.hugging_face import find_tensors
+from qwenvl_jax.conversion.hugging_face import find_tensors, read_config
 from qwenvl_jax.conversion.original_config import to_original
 from qwenvl_jax.conversion.pieces import original_shapes
 from qwenvl_jax.conversion.safetensors import SafetensorsWriter
@@ -69,7 +69,9 @@ def measure(folder: Path, options: BenchmarkOptions) -> None:
             f"peak resident memory {peak / 2**30:.2f} GiB",
             flush=True,
         )
-    print(f"{compare(source, back):,} bytes of {len(find_tensors(source)[0])} tensors compared: all equal")
+    print(
+        f"{compare(source, back):,} bytes of {len(find_tensors(source, read_config(source))[0])} tensors compared: all equal"
+    )
 
 
 def make(folder: Path, options: BenchmarkOptions) -> int:
@@ -143,7 +145,7 @@ def converted(source: Path, target: Path) -> tuple[float, int]:
 
 def compare(source: Path, back: Path) -> int:
     """Bytes that were compared, tensor by tensor; SystemExit where one differs."""
-    first, second = find_tensors(source)[0], find_tensors(back)[0]
+    first, second = (find_tensors(folder, read_config(folder))[0] for folder in (source, back))
     if first.keys() != second.keys():
         raise SystemExit(f"names differ: {sorted(first.keys() ^ second.keys())}")
     compared = 0

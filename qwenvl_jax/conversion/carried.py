@@ -8,17 +8,23 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from qwenvl_jax.config import Run, Stage
-from qwenvl_jax.processing.tokenizer import BYTES, VOCABULARY_FILE, WORLD, WORLD_FILE, Tokenizer, load_tokenizer
+from qwenvl_jax.config import Run
+from qwenvl_jax.processing.encoders import SPECIALS
+from qwenvl_jax.processing.tokenizer import (
+    BYTES,
+    JSON_VOCABULARY_FILES,
+    VOCABULARY_FILE,
+    WORLD,
+    WORLD_FILE,
+    Tokenizer,
+    load_tokenizer,
+)
 
 ORIGINAL_CONFIG = "original_config.json"
 GENERATION_CONFIG = "generation_config.json"
-PATTERNS = ("*.tiktoken", "*.py", "*.json", "*.txt", "*.md", "*.ttf", "LICENSE*", "NOTICE*")
+PATTERNS = ("*.tiktoken", "*.py", "*.json", "*.jinja", "*.txt", "*.md", "*.ttf", "LICENSE*", "NOTICE*")
 OWN = ("config.json", ORIGINAL_CONFIG, "report.json")
 """Names that mean something else on the other side."""
-
-IMAGE_START_ID = 151857
-"""`<img>` of Qwen's vocabulary."""
 
 
 def carry(source: Path, target: Path) -> list[str]:
@@ -35,7 +41,8 @@ def origin(workdir: Path, run: Run) -> Path | None:
     (where its vocabulary lies)."""
     candidates = [workdir]
     if run.data.tokenizer not in (BYTES, WORLD):
-        candidates.append(Path(run.data.tokenizer).parent)
+        file = Path(run.data.tokenizer)
+        candidates.append(file if file.is_dir() else file.parent)
     return next((folder for folder in candidates if (folder / ORIGINAL_CONFIG).is_file()), None)
 
 
@@ -44,33 +51,14 @@ def vocabulary(run: Run) -> Path | None:
     if run.data.tokenizer in (BYTES, WORLD):
         return WORLD_FILE if run.data.tokenizer == WORLD else None
     file = Path(run.data.tokenizer)
-    file = file / VOCABULARY_FILE if file.is_dir() else file
-    return file if file.is_file() else None
+    files = [file / name for name in (VOCABULARY_FILE, *JSON_VOCABULARY_FILES)] if file.is_dir() else [file]
+    return next((file for file in files if file.is_file()), None)
 
 
 def tokenizer(run: Run) -> Tokenizer | None:
-    """The run's tokenizer; None where its file is gone."""
-    if run.data.tokenizer == BYTES:
-        return load_tokenizer(BYTES)
-    file = vocabulary(run)
-    return load_tokenizer(file) if file else None
-
-
-def generation_fields(stage: Stage, tokens: Tokenizer | None) -> dict[str, Any]:
-    """generation_config.json of a model that came without one: as the original publishes it, for a stage that has
-    learned to chat or for one that has not."""
-    chats = any(component.task == "chat" for component in stage.mixture)
-    end = tokens.eod_id if tokens else 151643
-    return {
-        "chat_format": "chatml" if chats else "raw",
-        "do_sample": True,
-        "eos_token_id": end,
-        "max_new_tokens": 512,
-        "max_window_size": 6144,
-        "pad_token_id": end,
-        "top_k": 0,
-        "top_p": 0.3 if chats else 0.5,
-    }
+    """The run's tokenizer, with its model's special tokens; None where its file is gone."""
+    file = BYTES if run.data.tokenizer == BYTES else vocabulary(run)
+    return load_tokenizer(file, SPECIALS[type(run.model)]) if file else None
 
 
 def write_json(file: Path, fields: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from qwenvl_jax.config import ParameterRule, QwenVLConfig, Run, Schedule, Stage, from_json
+from qwenvl_jax.config import ModelConfig, ParameterRule, Run, Schedule, Stage, from_json
 from qwenvl_jax.conversion import direct
 from qwenvl_jax.conversion.pieces import Index, parameter_shapes, rows_axis, rows_per_piece
 from qwenvl_jax.conversion.stored_tensor import BFLOAT16, empty
@@ -32,19 +32,21 @@ CACHE_BYTES = 256 << 20
 _ZARR_TYPES = {BFLOAT16: "bfloat16", np.dtype(np.float32): "<f4"}
 
 
-def converted_run(config: QwenVLConfig, tokenizer: str, resolution: int, compute: str) -> Run:
-    """The run that a converted checkpoint belongs to: one stage that has trained nothing."""
-    stage = Stage(
+def converted_stage(fields: Mapping[str, Any]) -> Stage:
+    """The stage that has trained nothing; `fields` tell its length, and how pictures are shown."""
+    return Stage(
         name=NAME,
         steps=0,
         mixture=(),
         rows=1,
-        sequence_length=config.language.training_length,
-        images_per_row=1,
-        resolution=resolution,
         schedule=Schedule(0.0, 0.0, 0),
         parameters=(ParameterRule(".*", frozen=True),),
+        **fields,
     )
+
+
+def converted_run(config: ModelConfig, stage: Stage, tokenizer: str, compute: str) -> Run:
+    """The run that a converted checkpoint belongs to."""
     run = Run(NAME, config, (stage,))
     return dataclasses.replace(
         run,
@@ -56,7 +58,7 @@ def converted_run(config: QwenVLConfig, tokenizer: str, resolution: int, compute
 class CheckpointWriter:
     """The arrays of one checkpoint, written in pieces by any number of threads; `finish` makes it whole."""
 
-    def __init__(self, workdir: Path, config: QwenVLConfig, types: Mapping[str, np.dtype], shapes: Mapping[str, tuple]):
+    def __init__(self, workdir: Path, config: ModelConfig, types: Mapping[str, np.dtype], shapes: Mapping[str, tuple]):
         """Makes the arrays, without numbers.
 
         Args:

@@ -7,15 +7,15 @@ the destination that gets the destination's name at the end.
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from qwenvl_jax.config import QwenVLConfig, to_json
+from qwenvl_jax.config import ModelConfig, to_json
 from qwenvl_jax.conversion import carried, hugging_face, openclip, original_config
-from qwenvl_jax.conversion.checkpoint import CheckpointWriter, converted_run
+from qwenvl_jax.conversion.checkpoint import CheckpointWriter, converted_run, converted_stage
 from qwenvl_jax.conversion.destination import Progress, Say, need_space, new_folder
 from qwenvl_jax.conversion.export import to_hugging_face
+from qwenvl_jax.conversion.originals import ORIGINALS
 from qwenvl_jax.conversion.pieces import (
     Piece,
     original_shapes,
@@ -33,8 +33,8 @@ def convert(sources: Sequence[Path], destination: Path, dtype: str | None, say: 
     """Converts what the sources are to what they are not.
 
     Args:
-      sources: a Hugging Face folder of Qwen-VL, or a run or checkpoint of ours, or OpenCLIP's weights and a folder of
-        Qwen-7B.
+      sources: a Hugging Face folder of Qwen-VL or Qwen2-VL, or a run or checkpoint of ours, or OpenCLIP's weights and a
+        folder of Qwen-7B.
       destination: a folder that is not there yet, or empty.
       dtype: `float32` or `bfloat16` for all that is written. By default types stay, and what was trained in bfloat16
         with float32 masters goes to PyTorch in bfloat16.
@@ -42,7 +42,7 @@ def convert(sources: Sequence[Path], destination: Path, dtype: str | None, say: 
     Raises:
       FileNotFoundError: a source is not there, or not whole.
       ValueError: tensors are missing, unexpected, misshapen or not finite (all are named), or a configuration is not
-        that of a Qwen-VL. Nothing is left at the destination.
+        that of either. Nothing is left at the destination.
     """
     for source in sources:
         if not source.exists():
@@ -60,35 +60,36 @@ def convert(sources: Sequence[Path], destination: Path, dtype: str | None, say: 
 
 
 def from_hugging_face(source: Path, destination: Path, dtype: str | None, say: Say, progress: Progress) -> None:
-    """A Hugging Face folder of Qwen-VL becomes a checkpoint of ours."""
+    """A Hugging Face folder becomes a checkpoint of ours."""
     fields = hugging_face.read_fields(source)
     config = hugging_face.read_config(source)
-    tensors, buffers = hugging_face.find_tensors(source)
+    original = ORIGINALS[type(config)]
+    stage = converted_stage(original.stage_fields(source, fields, config))
+    tensors, left_out = hugging_face.find_tensors(source, config)
     shapes = original_shapes(config)
     hugging_face.check(source, tensors, shapes)
-    if buffers:
-        say(f"left out {len(buffers)} constants that the model computes: {_few(buffers)}")
+    if left_out:
+        say(f"left out {len(left_out)} tensors that the model computes or holds under another name: {_few(left_out)}")
     with new_folder(destination, say) as folder:
         names = carried.carry(source, folder)
         shutil.copyfile(source / "config.json", folder / carried.ORIGINAL_CONFIG)
         say(f"carried along: {', '.join(names) or 'nothing'}")
-        tokenizer = VOCABULARY_FILE
-        if VOCABULARY_FILE in names:
-            tokenizer = str(destination.resolve() / VOCABULARY_FILE)
-        else:
-            say(
-                f"{source} holds no {VOCABULARY_FILE}: put it into {destination}, or set --data.tokenizer when training"
-            )
+        vocabulary = next((name for name in original.vocabularies if name in names), None)
+        if vocabulary is None:
+            missing = " or ".join(original.vocabularies)
+            say(f"{source} holds no {missing}: put it into {destination}, or set --data.tokenizer when training")
+        tokenizer = str(destination.resolve() / vocabulary) if vocabulary else original.vocabularies[0]
         types = write_checkpoint(source, tensors, config, shapes, dtype, folder, say, progress)
-        run = converted_run(config, tokenizer, fields["visual"]["image_size"], compute_type(fields, tensors, types))
+        compute = compute_type(original.compute_type(fields), tensors, types)
+        run = converted_run(config, stage, tokenizer, compute)
         (folder / "config.json").write_text(to_json(run))
 
 
-def compute_type(fields: Mapping[str, Any], tensors: Mapping[str, Tensor], types: Mapping[str, np.dtype]) -> str:
+def compute_type(asked: str | None, tensors: Mapping[str, Tensor], types: Mapping[str, np.dtype]) -> str:
     """What a converted model computes in: what config.json asks for; else float32 if all weights came and stay so."""
     wide = {FLOATS["float32"]}
     stays = {tensor.dtype for tensor in tensors.values()} == wide == set(types.values())
-    return "float32" if not fields.get("bf16") and (fields.get("fp32") or stays) else "bfloat16"
+    return asked or ("float32" if stays else "bfloat16")
 
 
 def from_towers(
@@ -103,7 +104,7 @@ def from_towers(
         openclip.vision_config(vision, clip),
         original_config.language_from_original(fields, language / "config.json"),
     )
-    words, buffers = hugging_face.find_tensors(language)
+    words, buffers = hugging_face.find_tensors(language, config)
     shapes = original_shapes(config)
     dropped = [name for name in clip if openclip.DROPPED.fullmatch(name)]
     clip = {name: tensor for name, tensor in clip.items() if name not in set(dropped)}
@@ -126,14 +127,16 @@ def from_towers(
         else:
             say(f"{language} holds no {VOCABULARY_FILE}: set --data.tokenizer when training")
         write_checkpoint(vision, tensors, config, shapes, dtype, folder, say, progress)
-        run = converted_run(config, tokenizer, config.vision.position_grid * config.vision.patch, "bfloat16")
+        shown = {"images_per_row": 1, "resolution": config.vision.position_grid * config.vision.patch}
+        stage = converted_stage({"sequence_length": config.language.training_length, **shown})
+        run = converted_run(config, stage, tokenizer, "bfloat16")
         (folder / "config.json").write_text(to_json(run))
 
 
 def write_checkpoint(
     source: Path,
     tensors: Mapping[str, Tensor],
-    config: QwenVLConfig,
+    config: ModelConfig,
     shapes: Mapping[str, tuple[int, ...]],
     dtype: str | None,
     folder: Path,

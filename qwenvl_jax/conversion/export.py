@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from qwenvl_jax.config import ModelConfig, QwenVLConfig, Run, Stage
-from qwenvl_jax.conversion import carried, hugging_face, original_config
+from qwenvl_jax.config import ModelConfig, Run, Stage
+from qwenvl_jax.conversion import carried, hugging_face
 from qwenvl_jax.conversion.checkpoint import StoredParameter, open_checkpoint, read_run
 from qwenvl_jax.conversion.destination import Progress, Say, need_space, new_folder
+from qwenvl_jax.conversion.originals import ORIGINALS, config_of
 from qwenvl_jax.conversion.pieces import (
     Piece,
     differences,
@@ -28,7 +29,6 @@ from qwenvl_jax.conversion.safetensors import SafetensorsWriter
 from qwenvl_jax.conversion.stored_tensor import BFLOAT16, FLOATS, finite
 from qwenvl_jax.models.parameters import layout_of
 from qwenvl_jax.models.weights import Entry, original_names
-from qwenvl_jax.processing.tokenizer import VOCABULARY_FILE
 from qwenvl_jax.training.checkpoints import locate
 
 SHARD_BYTES = 5 << 30
@@ -113,39 +113,30 @@ def config_fields(workdir: Path, run: Run, stage: Stage) -> dict[str, Any]:
     """config.json for a checkpoint: the one that its weights came with, where it describes the same model.
 
     Raises:
-      ValueError: the original cannot compute this model, or it is a Qwen2-VL.
+      ValueError: the original cannot compute this model.
     """
-    if not isinstance(run.model, QwenVLConfig):
-        raise ValueError(f"{workdir} holds a Qwen2-VL, which cannot be converted yet; give a Qwen-VL")
-    origin = carried.origin(workdir, run)
+    origin, kept = carried.origin(workdir, run), None
     if origin is not None:
         file = origin / carried.ORIGINAL_CONFIG
         fields: dict[str, Any] = json.loads(file.read_bytes())
-        if original_config.from_original(fields, file) == run.model:
-            fields["visual"]["image_size"] = stage.resolution
-            return fields
-    tokenizer = carried.tokenizer(run)
-    start = tokenizer.image_start_id if tokenizer else carried.IMAGE_START_ID
-    return original_config.to_original(run.model, stage.resolution, start)
+        kept = fields if config_of(fields, file) == run.model else None
+    return ORIGINALS[type(run.model)].config_fields(run, stage, carried.tokenizer(run), kept)
 
 
 def write_carried(
     workdir: Path, run: Run, stage: Stage, fields: dict[str, Any], types: Mapping[str, np.dtype], folder: Path
 ) -> list[str]:
     """Writes what stands beside the weights; returns the names of the files that were copied."""
-    origin, vocabulary = carried.origin(workdir, run), carried.vocabulary(run)
+    origin = carried.origin(workdir, run)
     names = carried.carry(origin, folder) if origin else []
-    if vocabulary and VOCABULARY_FILE not in names:
-        shutil.copyfile(vocabulary, folder / VOCABULARY_FILE)
-        names.append(VOCABULARY_FILE)
-    if "torch_dtype" in fields:
-        fields["torch_dtype"] = str(next(iter(types.values()))) if len(set(types.values())) == 1 else "float32"
+    for key in ("torch_dtype", "dtype"):
+        if key in fields:
+            fields[key] = str(next(iter(types.values()))) if len(set(types.values())) == 1 else "float32"
     if origin and fields == json.loads((origin / carried.ORIGINAL_CONFIG).read_bytes()):
         shutil.copyfile(origin / carried.ORIGINAL_CONFIG, folder / "config.json")
     else:
         carried.write_json(folder / "config.json", fields)
-    if carried.GENERATION_CONFIG not in names:
-        carried.write_json(folder / carried.GENERATION_CONFIG, carried.generation_fields(stage, carried.tokenizer(run)))
+    ORIGINALS[type(run.model)].complete(run, stage, carried.tokenizer(run), folder, names)
     return names
 
 

@@ -1,15 +1,15 @@
-"""A Hugging Face folder of Qwen-VL: its configuration, its tokenizer file, and its tensors in whichever files they lie."""
+"""A Hugging Face folder: its configuration, its tokenizer file, and its tensors in whichever files they lie."""
 
 import json
-import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qwenvl_jax.config import QwenVLConfig
-from qwenvl_jax.conversion import original_config
+from qwenvl_jax.config import ModelConfig
+from qwenvl_jax.conversion.originals import ORIGINALS, config_of
 from qwenvl_jax.conversion.pieces import (
     Piece,
     differences,
@@ -25,14 +25,9 @@ from qwenvl_jax.conversion.stored_tensor import FLOATS, StoredTensor, Tensor, fi
 from qwenvl_jax.conversion.torch_zip import read_state_dict
 from qwenvl_jax.models.parameters import layout_of
 from qwenvl_jax.models.weights import original_names
-from qwenvl_jax.processing.tokenizer import VOCABULARY_FILE
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
-
-BUFFERS = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias|rotary_emb\.inv_freq|logn_tensor)|"
-                     r"transformer\.rotary_emb\.inv_freq")  # fmt: skip
-"""Constants that old versions of the original kept among their parameters; the model computes them."""
 
 
 def is_hugging_face(folder: Path) -> bool:
@@ -68,29 +63,30 @@ def read_fields(folder: Path) -> dict[str, Any]:
     return fields
 
 
-def read_config(folder: Path) -> QwenVLConfig:
+def read_config(folder: Path) -> ModelConfig:
     """The model's configuration.
 
     Raises:
       FileNotFoundError: there is no config.json.
-      ValueError: it is no Qwen-VL's, or contradicts itself.
+      ValueError: it is of no model that is known here, or contradicts itself.
     """
-    return original_config.from_original(read_fields(folder), folder / "config.json")
+    return config_of(read_fields(folder), folder / "config.json")
 
 
-def tokenizer_file(folder: Path) -> Path:
+def tokenizer_file(folder: Path, config: ModelConfig) -> Path:
     """The vocabulary of the folder.
 
     Raises:
       FileNotFoundError: there is none.
     """
-    file = folder / VOCABULARY_FILE
-    if not file.is_file():
-        raise FileNotFoundError(f"{folder} holds no {VOCABULARY_FILE}; copy it there from the model's release")
+    names = ORIGINALS[type(config)].vocabularies
+    file = next((folder / name for name in names if (folder / name).is_file()), None)
+    if file is None:
+        raise FileNotFoundError(f"{folder} holds no {' or '.join(names)}; copy it there from the model's release")
     return file
 
 
-def read_parameters(folder: Path, config: QwenVLConfig, dtype: str | None = None) -> dict[str, np.ndarray]:
+def read_parameters(folder: Path, config: ModelConfig, dtype: str | None = None) -> dict[str, np.ndarray]:
     """All parameters, path -> array, in memory.
 
     Args:
@@ -100,7 +96,7 @@ def read_parameters(folder: Path, config: QwenVLConfig, dtype: str | None = None
       FileNotFoundError: there are no tensors, or a file of the index is missing.
       ValueError: tensors are missing, unexpected, misshapen or not finite (all are named), or a file is damaged.
     """
-    tensors, _ = find_tensors(folder)
+    tensors, _ = find_tensors(folder, config)
     shapes = original_shapes(config)
     check(folder, tensors, shapes)
     types = {path: np.dtype(FLOATS[dtype]) if dtype else kept for path, kept in stored_types(tensors, config).items()}
@@ -119,7 +115,7 @@ def read_parameters(folder: Path, config: QwenVLConfig, dtype: str | None = None
     return parameters
 
 
-def stored_types(tensors: Mapping[str, Tensor], config: QwenVLConfig) -> dict[str, np.dtype]:
+def stored_types(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, np.dtype]:
     """Path -> the type that holds all of its tensors exactly: theirs if it is one, float32 for a mixture or float16."""
     found: dict[str, set[np.dtype]] = {}
     for name, entry, _ in original_names(layout_of(config)):
@@ -152,21 +148,24 @@ def check(place: object, tensors: Mapping[str, StoredTensor], shapes: Mapping[st
     refuse(place, lines)
 
 
-def find_tensors(folder: Path) -> tuple[dict[str, StoredTensor], list[str]]:
-    """The tensors of a folder, and the names of the buffers that were left out.
+def find_tensors(folder: Path, config: ModelConfig) -> tuple[dict[str, StoredTensor], list[str]]:
+    """The tensors of a folder by the names of the model's table, and the names of those that were left out.
 
     Raises:
       FileNotFoundError: there are no tensors, or a file of the index is missing.
-      ValueError: the index or a file is damaged, or names a file outside the folder.
+      ValueError: the index or a file is damaged, or names a file outside the folder; a tensor stands there twice, or
+        contradicts config.json.
     """
+    original = ORIGINALS[type(config)]
     found: dict[str, StoredTensor] = {}
     for file in weight_files(folder):
-        for name, tensor in read_file(file).items():
+        for stored_name, tensor in read_file(file).items():
+            name = original.name(stored_name)
             if name in found:
-                raise ValueError(f"{name} stands in two files of {folder}: {found[name].file.name} and {file.name}")
-            found[name] = tensor
-    buffers = [name for name in found if BUFFERS.fullmatch(name)]
-    return {name: tensor for name, tensor in found.items() if name not in buffers}, buffers
+                raise ValueError(f"{name} stands twice in {folder}: in {found[name].file.name} and {file.name}")
+            found[name] = replace(tensor, name=name)
+    left_out = original.left_out(found, config)
+    return {name: tensor for name, tensor in found.items() if name not in left_out}, left_out
 
 
 def read_file(file: Path) -> dict[str, StoredTensor]:

@@ -4,6 +4,7 @@ Source: `configuration_qwen.py` of the original (its defaults), and `visual.py` 
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from qwenvl_jax.config import AdapterConfig, LanguageConfig, QwenVLConfig, VisionConfig
@@ -64,7 +65,7 @@ def language_from_original(fields: dict[str, Any], place: object) -> LanguageCon
     Raises:
       ValueError: fields are missing, or contradict each other or this model; one sentence names all of them.
     """
-    problems = _sizes(fields, LANGUAGE_SIZES, "")
+    problems = size_problems(fields, LANGUAGE_SIZES, "")
     problems += [
         f"{name} is {fields[name]!r}, and only {value!r} is known here"
         for name, value in FIXED.items()
@@ -88,7 +89,7 @@ def language_from_original(fields: dict[str, Any], place: object) -> LanguageCon
             problems.append(f"kv_channels {head!r} is odd, and rotary positions need pairs")
         if fields["intermediate_size"] % 2:
             problems.append(f"intermediate_size {fields['intermediate_size']} is odd: it is two matrices' width")
-    _refuse(place, problems)
+    refuse(place, problems)
     return LanguageConfig(
         vocab_size=fields["vocab_size"],
         width=fields["hidden_size"],
@@ -115,7 +116,7 @@ def from_original(fields: dict[str, Any], place: object) -> QwenVLConfig:
             "qwenvl convert OPENCLIP QWEN7B DST"
         )
     language = language_from_original(fields, place)
-    problems = _sizes(visual, VISION_SIZES, "visual.")
+    problems = size_problems(visual, VISION_SIZES, "visual.")
     ratio, queries = visual.get("mlp_ratio"), visual.get("n_queries", QUERY_GRID**2)
     if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio < 1e6:
         problems.append("visual.mlp_ratio is missing" if ratio is None else f"visual.mlp_ratio is {ratio!r}")
@@ -134,7 +135,7 @@ def from_original(fields: dict[str, Any], place: object) -> QwenVLConfig:
             problems.append(
                 f"visual.image_size {visual['image_size']} is no multiple of the patch {visual['patch_size']}"
             )
-    _refuse(place, problems)
+    refuse(place, problems)
     return QwenVLConfig(
         vision=VisionConfig(
             width=visual["width"],
@@ -208,7 +209,7 @@ def mlp_ratio(width: int, mlp_width: int) -> float:
     raise ValueError(f"no mlp_ratio gives an mlp of {mlp_width} at width {width}")
 
 
-def _sizes(fields: dict[str, Any], names: tuple[str, ...], prefix: str) -> list[str]:
+def size_problems(fields: Mapping[str, Any], names: tuple[str, ...], prefix: str) -> list[str]:
     """What is wrong with fields that must be whole numbers above zero."""
     missing = [f"{prefix}{name} is missing" for name in names if name not in fields]
     wrong = [
@@ -219,6 +220,7 @@ def _sizes(fields: dict[str, Any], names: tuple[str, ...], prefix: str) -> list[
     return missing + wrong
 
 
-def _refuse(place: object, problems: list[str]) -> None:
+def refuse(place: object, problems: list[str]) -> None:
+    """Raises one ValueError that names everything wrong with a configuration; nothing where all is well."""
     if problems:
         raise ValueError(f"{place}: {'; '.join(problems)}")

@@ -5,15 +5,19 @@ Source: `generation_config.json` of the original, and `get_stop_words_ids` of it
 
 import json
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from qwenvl_jax.config import Stage
-from qwenvl_jax.processing.chatml import MAX_WINDOW_SIZE
+from qwenvl_jax.config import Qwen2VLConfig, QwenVLConfig, Stage
+from qwenvl_jax.processing.chat_formats import MAX_WINDOW_SIZE
+from qwenvl_jax.processing.tokenizer import IM_START
 
 CHATML, RAW = "chatml", "raw"
 FILE = "generation_config.json"
+TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
+"""Where a chat template may stand, as text and then as JSON; the first one counts."""
 _RAW_STOP = ("Human:",)
 
 
@@ -30,6 +34,8 @@ class GenerationConfig:
       top_p: tokens are drawn from the smallest set that has this probability; in (0, 1].
       stop: strings that end an answer, and are left out of it, wherever tokens begin and end. `<|endoftext|>` and the
         ChatML tags always end it.
+      numbered: in ChatML pictures stand as `Picture 1: ` and a line end, videos as `Video 1: ` alike, as conversations to
+        train on have them; the released Qwen2-VL is asked without.
 
     Raises:
       ValueError: a field is outside its range.
@@ -41,6 +47,7 @@ class GenerationConfig:
     temperature: float = 0.0
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
+    numbered: bool = True
 
     def __post_init__(self) -> None:
         if self.chat_format not in (CHATML, RAW):
@@ -55,32 +62,63 @@ class GenerationConfig:
             raise ValueError(f"stop {self.stop!r} is no list of strings that are not empty")
 
 
-def read_generation_config(folder: Path) -> GenerationConfig:
-    """The defaults of a Hugging Face folder; those of `GenerationConfig` where the file or a field is missing.
+RELEASED: Mapping[type, GenerationConfig] = {
+    # a model's configuration: how its release is asked where its files do not say otherwise
+    QwenVLConfig: GenerationConfig(),
+    Qwen2VLConfig: GenerationConfig(max_window_size=32768, numbered=False),
+}
+
+
+def read_generation_config(folder: Path, released: GenerationConfig = RELEASED[QwenVLConfig]) -> GenerationConfig:
+    """The defaults of a Hugging Face folder; those of `released` where the file or a field is missing.
+
+    Qwen-VL's file names the form of prompts; Qwen2-VL's follows from its chat template: only a model that has learned to
+    chat has one with ChatML.
 
     Raises:
-      ValueError: the file is no JSON object, or a field is outside its range; the sentence names the file.
+      ValueError: a file is no JSON object, or a field is outside its range; the sentence names the file.
     """
     file = folder / FILE
+    template = _chat_template(folder)
+    chat_format = released.chat_format if template is None or IM_START in template else RAW
     if not file.is_file():
-        warnings.warn(f"{folder} has no {FILE}: it is asked in {CHATML}, with greedy decoding", stacklevel=2)
-        return GenerationConfig()
+        warnings.warn(f"{folder} has no {FILE}: it is asked in {chat_format}, with greedy decoding", stacklevel=2)
+        return replace(released, chat_format=chat_format, stop=_RAW_STOP if chat_format == RAW else ())
     try:
         fields: dict[str, Any] = json.loads(file.read_text())
-        chat_format = fields.get("chat_format", CHATML)
-        sampled = fields.get("do_sample", False)
+        chat_format = fields.get("chat_format", chat_format)
+        sampled = fields.get("do_sample", False) and fields.get("top_k") != 1  # of one token none is drawn
         if sampled and fields.get("top_k"):
             warnings.warn(f"{file}: top_k {fields['top_k']} is left out; top_p alone chooses", stacklevel=2)
-        return GenerationConfig(
+        if (penalty := fields.get("repetition_penalty", 1.0)) != 1.0:
+            warnings.warn(f"{file}: repetition_penalty {penalty} is left out; nothing here does it", stacklevel=2)
+        return replace(
+            released,
             chat_format=chat_format,
-            max_new_tokens=int(fields.get("max_new_tokens", GenerationConfig.max_new_tokens)),
-            max_window_size=int(fields.get("max_window_size", GenerationConfig.max_window_size)),
+            max_new_tokens=int(fields.get("max_new_tokens", released.max_new_tokens)),
+            max_window_size=int(fields.get("max_window_size", released.max_window_size)),
             temperature=float(fields.get("temperature", 1.0)) if sampled else 0.0,
             top_p=float(fields.get("top_p", 1.0)) if sampled else 1.0,
             stop=_RAW_STOP if chat_format == RAW else (),
         )
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: {error}") from error
+
+
+def _chat_template(folder: Path) -> str | None:
+    """The folder's template of prompts, from whichever file holds it."""
+    if (folder / TEMPLATE_FILES[0]).is_file():
+        return (folder / TEMPLATE_FILES[0]).read_text()
+    for file in (folder / name for name in TEMPLATE_FILES[1:]):
+        if not file.is_file():
+            continue
+        try:
+            template = json.loads(file.read_text()).get("chat_template")
+        except (AttributeError, ValueError) as error:
+            raise ValueError(f"{file} is no JSON object ({error}); fetch it again") from error
+        if template is not None:
+            return str(template)
+    return None
 
 
 def stage_generation_config(stage: Stage) -> GenerationConfig:

@@ -1,12 +1,15 @@
 """From a folder, a run's or Hugging Face's, to a model that answers."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from qwenvl_jax.config import PrecisionConfig, QwenVLConfig, Run, Stage, from_json
+from qwenvl_jax.config import ModelConfig, PrecisionConfig, Run, Stage, from_json
+from qwenvl_jax.conversion.checkpoint import converted_stage
 from qwenvl_jax.conversion.hugging_face import (
     is_hugging_face,
     read_config,
@@ -14,11 +17,14 @@ from qwenvl_jax.conversion.hugging_face import (
     read_parameters,
     tokenizer_file,
 )
-from qwenvl_jax.inference.generation_config import read_generation_config, stage_generation_config
+from qwenvl_jax.conversion.originals import ORIGINALS
+from qwenvl_jax.inference.generation_config import RELEASED, read_generation_config, stage_generation_config
 from qwenvl_jax.inference.model import Model, inference_model
 from qwenvl_jax.inference.processor import Processor
 from qwenvl_jax.models.parameters import build
-from qwenvl_jax.processing.tokenizer import Tokenizer, load_tokenizer
+from qwenvl_jax.processing.chat_formats import CHAT_FORMATS
+from qwenvl_jax.processing.encoders import stage_encoder
+from qwenvl_jax.processing.tokenizer import Tokenizer
 from qwenvl_jax.training.checkpoints import load_parameters, locate
 
 TYPES = ("float32", "bfloat16")
@@ -33,7 +39,7 @@ def load(path: str | Path, dtype: str | None = None) -> tuple[Model, Processor]:
 
     Raises:
       FileNotFoundError: there is none.
-      ValueError: its configuration is not of this version, or its tensors are not a Qwen-VL's.
+      ValueError: its configuration is not of this version, or its tensors are not its model's.
     """
     if dtype not in (None, *TYPES):
         raise ValueError(f"dtype {dtype!r} is none of {', '.join(TYPES)}")
@@ -45,44 +51,40 @@ def _load_run(path: Path, dtype: str | None) -> tuple[Model, Processor]:
     workdir, stage_name, step = locate(path)
     run = from_json((workdir / "config.json").read_text())
     compute = dtype or run.precision.compute
-    architecture = build(run.model, PrecisionConfig(compute=compute, unroll=run.precision.unroll))
+    architecture = build(run.model, PrecisionConfig(compute=compute))  # layers one by one: that decodes fastest
     model = inference_model(architecture, load_parameters(workdir, stage_name, step), compute)
     stage = next(entry for entry in run.stages if entry.name == stage_name)
     processor = run_processor(run, stage)
     if not stage.mixture:  # converted, not trained here: it is asked as its origin says
-        processor = replace(processor, generation=read_generation_config(workdir))
+        processor = replace(processor, generation=read_generation_config(workdir, RELEASED[type(run.model)]))
     return model, processor
 
 
 def run_processor(run: Run, stage: Stage) -> Processor:
-    """How a stage's model is asked: as the stage trains it.
-
-    Raises:
-      ValueError: the model is a Qwen2-VL.
-    """
-    if not isinstance(run.model, QwenVLConfig):
-        raise ValueError(f"{run.name} holds a Qwen2-VL, which can be trained but not yet asked; ask a Qwen-VL")
-    tokenizer = load_tokenizer(run.data.tokenizer)
-    return Processor(tokenizer, run.model.adapter.queries, stage.resolution, stage_generation_config(stage))
+    """How a stage's model is asked: as the stage trains it."""
+    encoder = stage_encoder(run.model, stage, run.data.tokenizer).for_prompts()
+    return Processor(encoder, CHAT_FORMATS[type(run.model)], stage_generation_config(stage))
 
 
 def _load_hugging_face(folder: Path, dtype: str | None) -> tuple[Model, Processor]:
-    config = read_config(folder)
+    config, fields = read_config(folder), read_fields(folder)
     compute = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
-    tokenizer = load_tokenizer(tokenizer_file(folder))
-    _check_vocabulary(tokenizer, config.language.vocab_size, folder)
-    generation = read_generation_config(folder)
-    resolution = read_fields(folder)["visual"]["image_size"]
+    stage = converted_stage(ORIGINALS[type(config)].stage_fields(folder, fields, config))
+    encoder = stage_encoder(config, stage, str(tokenizer_file(folder, config))).for_prompts()
+    _check_token_ids(encoder.tokenizer, config, fields, folder)
+    generation = read_generation_config(folder, RELEASED[type(config)])
     arrays = read_parameters(folder, config, compute)
     # One by one, each leaving the host's memory as it reaches the device's.
     parameters = {path: jnp.asarray(arrays.pop(path)) for path in list(arrays)}
     architecture = build(config, PrecisionConfig(compute=compute))
-    return (
-        inference_model(architecture, parameters, compute),
-        Processor(tokenizer, config.adapter.queries, resolution, generation),
-    )
+    processor = Processor(encoder, CHAT_FORMATS[type(config)], generation)
+    return inference_model(architecture, parameters, compute), processor
 
 
-def _check_vocabulary(tokenizer: Tokenizer, rows: int, folder: Path) -> None:
-    if tokenizer.size > rows:
-        raise ValueError(f"{folder}: its tokenizer has {tokenizer.size} ids, its embedding {rows} rows; they differ")
+def _check_token_ids(tokenizer: Tokenizer, config: ModelConfig, fields: Mapping[str, Any], folder: Path) -> None:
+    for field, token in ORIGINALS[type(config)].token_ids.items():
+        wanted = tokenizer.special_tokens[token]
+        if fields.get(field, wanted) != wanted:
+            raise ValueError(
+                f"{folder}: {field} of its config.json is {fields[field]}, its tokenizer gives {token} the id {wanted}"
+            )

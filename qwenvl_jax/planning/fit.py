@@ -20,7 +20,8 @@ TENSOR = (1, 2, 4, 8)
 
 def meshes(run: Run, stage: Stage, topology: Topology) -> list[MeshConfig]:
     """Meshes over which heads and rows divide: `tensor` as small as that allows, `data` over the slices."""
-    heads = math.gcd(run.model.language.heads, run.model.vision.heads)
+    language, vision = run.model.language, run.model.vision
+    heads = math.gcd(language.heads, language.kv_heads, vision.heads)
     devices = len(topology.devices)
     found = [
         MeshConfig(data=topology.slices, fsdp=devices // topology.slices // tensor, tensor=tensor)

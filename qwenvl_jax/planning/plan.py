@@ -110,6 +110,7 @@ class Plan:
     sequence_length: int
     images_per_row: int
     resolution: int
+    patches_per_row: int
     accumulation: int
     remat: str
     attention: str
@@ -153,7 +154,8 @@ def make_plan(run: Run, stage: Stage, topology: Topology) -> Plan:
     plan = Plan(
         recipe=run.name, stage=stage.name, topology=topology.name, devices=mesh.size, mesh=dict(mesh.shape),
         rows=stage.rows, sequence_length=stage.sequence_length, images_per_row=stage.images_per_row,
-        resolution=stage.resolution, accumulation=stage.accumulation, remat=run.precision.remat,
+        resolution=stage.resolution, patches_per_row=stage.patches_per_row, accumulation=stage.accumulation,
+        remat=run.precision.remat,
         attention=run.precision.attention, steps=stage.steps,
         memory=Memory(parameters, moments, rows, peak=math.nan, walked=math.nan, limit=chip.memory),
         flops=step_flops(run.model, stage, table.trained), executed=dict(traced_flops(traced.jaxpr.jaxpr)),

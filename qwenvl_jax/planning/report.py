@@ -23,6 +23,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "sequence_length": plan.sequence_length,
         "images_per_row": plan.images_per_row,
         "resolution": plan.resolution,
+        "patches_per_row": plan.patches_per_row,
         "accumulation": plan.accumulation,
         "remat": plan.remat,
         "attention": plan.attention,
@@ -58,6 +59,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
             "mfu": plan.mfu,
             "tokens_per_second": plan.rows * plan.sequence_length / spent.step,
             "images_per_second": plan.rows * plan.images_per_row / spent.step,
+            "patches_per_second": plan.rows * plan.patches_per_row / spent.step,
             "days": plan.days,
         }
     cleaned: dict[str, Any] = json.loads(json.dumps(figures), parse_constant=lambda _: None)
@@ -82,11 +84,18 @@ def _heading(plan: Plan) -> list[str]:
     slices = f" in {plan.accumulation} slices" if plan.accumulation > 1 else ""
     return [
         f"{plan.recipe}, stage {plan.stage}, on {plan.topology} ({plan.devices} devices; {mesh})",
-        f"{plan.rows} rows of {plan.sequence_length} tokens{slices}, {plan.images_per_row} images a row at "
-        f"{plan.resolution} pixels; remat {plan.remat}, attention {plan.attention}",
+        f"{plan.rows} rows of {plan.sequence_length} tokens{slices}, {_vision(plan)}; remat {plan.remat}, "
+        f"attention {plan.attention}",
         f"compiled in {plan.compile_seconds:.0f} s"
         + (f", {plan.program_bytes / 1e6:.1f} MB of HLO" if plan.time else ""),
     ]
+
+
+def _vision(plan: Plan) -> str:
+    """What a row has room for."""
+    if plan.patches_per_row:
+        return f"{plan.patches_per_row} patches a row"
+    return f"{plan.images_per_row} images a row at {plan.resolution} pixels" if plan.images_per_row else "text alone"
 
 
 def _memory(plan: Plan) -> list[str]:
@@ -134,10 +143,11 @@ def _speed(plan: Plan) -> list[str]:
     spent = plan.time
     assert spent is not None
     source = "XLA's cycles along its schedule" if spent.scheduled else "the longest roofline"
-    tokens, images = plan.rows * plan.sequence_length / spent.step, plan.rows * plan.images_per_row / spent.step
+    seen = {"tokens": plan.sequence_length, "images": plan.images_per_row, "patches": plan.patches_per_row}
+    speeds = ", ".join(f"{plan.rows * each / spent.step:,.0f} {name}/s" for name, each in seen.items() if each)
     return [
         f"Rooflines: compute {spent.compute:.3f} s, memory {spent.memory:.3f} s, interconnect {spent.interconnect:.3f} s: "
         f"{spent.binds} binds",
         f"Predicted step {spent.step:.3f} s ({source}; {spent.waiting:.3f} s of it waiting for others), MFU {plan.mfu:.1%}",
-        f"{tokens:,.0f} tokens/s, {images:,.0f} images/s; {plan.steps:,} steps take {plan.days:.2f} days",
+        f"{speeds}; {plan.steps:,} steps take {plan.days:.2f} days",
     ]

@@ -42,7 +42,7 @@ class SpecialTokens:
       image_start: stands before an image or video.
       image_end: stands behind it.
       image_pad: stands where a vision token of an image is placed.
-      grounding: what answers keep of the special tokens.
+      grounding: what answers keep of the special tokens: its own words for `GROUNDING_TOKENS`, in their order.
       image_paths: whether an image's path may stand between start and end, a byte in each place (Qwen-VL).
     """
 
@@ -72,8 +72,13 @@ WORLD = "world"
 """The name of the embedded world's byte-pair vocabulary (`data_pipelines.synthetic.vocabulary` makes its file)."""
 WORLD_FILE = Path(__file__).with_name("world.tiktoken")
 VOCABULARY_FILE = "qwen.tiktoken"
-JSON_VOCABULARY_FILE = "vocab.json"
-"""The same vocabulary as checkpoints of Qwen2-VL hold it."""
+JSON_VOCABULARY_FILES = ("vocab.json", "tokenizer.json")
+"""The same vocabulary as checkpoints of Qwen2-VL hold it, in either file."""
+
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
+BYTE_LETTERS = {byte: chr(byte) for byte in _PRINTABLE} | {byte: chr(256 + i) for i, byte in enumerate(_OTHERS)}
+"""The printable character that stands for each byte in these files: GPT-2's alphabet."""
 
 
 class Tokenizer:
@@ -109,6 +114,12 @@ class Tokenizer:
         digest.update(b"".join(len(token).to_bytes(4) + token for token, _ in by_id))
         digest.update("\n".join(special.strings).encode())
         self.fingerprint = digest.hexdigest()[:16]
+
+    @property
+    def ranks(self) -> Mapping[bytes, int]:
+        """The bytes of every ordinary token, and its id."""
+        ranks: Mapping[bytes, int] = self._encoding._mergeable_ranks
+        return ranks
 
     def encode(self, text: str, allowed_special: Literal["all"] | Collection[str] = "all") -> list[int]:
         """The ids of NFC-normalised text. Nothing is put before or after it.
@@ -230,7 +241,7 @@ def load_tokenizer(name: str | Path, special: SpecialTokens = QWEN_VL) -> Tokeni
 
     Args:
       name: `bytes` for one id per byte, `world` for the embedded world's vocabulary, else the path of `qwen.tiktoken` or
-        of Qwen2's `vocab.json`, or of a folder that holds one of them.
+        of Qwen2's `vocab.json` or `tokenizer.json`, or of a folder that holds one of them.
       special: the special tokens behind the vocabulary's.
 
     Raises:
@@ -243,12 +254,12 @@ def load_tokenizer(name: str | Path, special: SpecialTokens = QWEN_VL) -> Tokeni
         return Tokenizer(WORLD, _read_ranks(WORLD_FILE), special)
     path = Path(name)
     if path.is_dir():
-        files = [path / VOCABULARY_FILE, path / JSON_VOCABULARY_FILE]
+        files = [path / name for name in (VOCABULARY_FILE, *JSON_VOCABULARY_FILES)]
         path = next((file for file in files if file.is_file()), files[0])
     if not path.is_file():
         raise FileNotFoundError(
-            f"no vocabulary at {path}; give a checkpoint's {VOCABULARY_FILE} or {JSON_VOCABULARY_FILE}, its folder, "
-            f"{WORLD!r} or {BYTES!r}"
+            f"no vocabulary at {path}; give a checkpoint's {VOCABULARY_FILE} or {' or '.join(JSON_VOCABULARY_FILES)}, its "
+            f"folder, {WORLD!r} or {BYTES!r}"
         )
     return Tokenizer("qwen", _read_ranks(path), special)
 
@@ -279,13 +290,13 @@ def _read_tiktoken_ranks(path: Path) -> dict[bytes, int]:
 
 
 def _read_json_ranks(path: Path) -> dict[bytes, int]:
-    """Tokens are written with one printable character per byte (GPT-2's alphabet); merges follow the order of ids."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    byte_of = {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+    """Tokens are written in `BYTE_LETTERS`; merges follow the order of ids."""
+    byte_of = {letter: byte for byte, letter in BYTE_LETTERS.items()}
     try:
-        return {bytes(byte_of[c] for c in token): int(rank) for token, rank in json.loads(path.read_bytes()).items()}
+        content = json.loads(path.read_bytes())
+        words = content["model"]["vocab"] if isinstance(content.get("model"), dict) else content
+        return {bytes(byte_of[c] for c in token): int(rank) for token, rank in words.items()}
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(
-            f"{path} is no JSON of tokens and their ids; is it a complete {JSON_VOCABULARY_FILE}?"
+            f"{path} is no JSON of tokens and their ids; is it a complete {' or '.join(JSON_VOCABULARY_FILES)}?"
         ) from error

@@ -18,7 +18,7 @@ from small_folder import CONFIG, FIELDS, TYPES, Tensors, make_folder, random_ten
 from small_model import small_run, small_stage
 
 from qwenvl_jax.config import MeshConfig, ParameterRule, PrecisionConfig, Run, from_json, to_json
-from qwenvl_jax.conversion import destination, direct, export
+from qwenvl_jax.conversion import destination, direct, export, qwen_vl_folder
 from qwenvl_jax.conversion import pieces as pieces_module
 from qwenvl_jax.conversion.checkpoint import open_checkpoint
 from qwenvl_jax.conversion.convert import compute_type
@@ -147,7 +147,7 @@ def test_the_golden_weights(tmp_path, converted) -> None:
 def test_what_a_converted_model_computes_in(flags, dtype: str, wanted: str | None, compute: str) -> None:
     """config.json's flags decide; without any, float32 weights that stay so, as the original does on a CPU."""
     tensors = {"a": random_tensors(dtype)["transformer.ln_f.weight"]}
-    assert compute_type(flags, tensors, {"a": TYPES[wanted or dtype]}) == compute
+    assert compute_type(qwen_vl_folder.compute_type(flags), tensors, {"a": TYPES[wanted or dtype]}) == compute
 
 
 def test_small_files_travel(tmp_path, converted, tensors: Tensors) -> None:

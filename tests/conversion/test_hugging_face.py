@@ -114,9 +114,9 @@ def test_missing_files(tmp_path, tensors: Tensors) -> None:
     with pytest.raises(FileNotFoundError, match="holds no weights"):
         read_parameters(folder, CONFIG)
     with pytest.raises(FileNotFoundError, match=r"holds no qwen\.tiktoken"):
-        tokenizer_file(folder)
+        tokenizer_file(folder, CONFIG)
     (folder / "qwen.tiktoken").write_text("")
-    assert tokenizer_file(folder) == folder / "qwen.tiktoken"
+    assert tokenizer_file(folder, CONFIG) == folder / "qwen.tiktoken"
     with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
         read_config(tmp_path)
 

@@ -4,34 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_model import QUERIES, RESOLUTION
+from greedy_tokens import tokens_of
+from small_model import RESOLUTION
 
 from qwenvl_jax.batch import Batch, empty_batch
-from qwenvl_jax.inference.decode import advance, embed, prefill
+from qwenvl_jax.inference.decode import advance, prefill
 from qwenvl_jax.inference.sampling import Sampling
-from qwenvl_jax.processing.sample import encode_sample
 
 NEW = 10
-NEVER = np.zeros(0, np.int32)
 SAMPLED = (np.float32(0.9), np.float32(0.8))
 """Temperature and top-p."""
-
-
-def tokens_of(model, batch, vocabulary, *, sampling=None, stops=NEVER, steps=4, new=NEW) -> np.ndarray:
-    """[B, new] tokens, decoded in portions of `steps`."""
-    embedded = embed(model.architecture, model.parameters, batch)
-    state = prefill(
-        model.architecture, model.parameters, embedded, batch.positions, batch.segment_ids, sampling,
-        new_tokens=new, vocabulary=vocabulary,
-    )  # fmt: skip
-    found = [np.asarray(state.token)[:, None]]
-    while (number := int(state.number)) < new and not np.asarray(state.done).all():
-        state, written = advance(
-            model.architecture, model.parameters, state, sampling, stops, np.int32(new - number),
-            steps=steps, vocabulary=vocabulary,
-        )  # fmt: skip
-        found.append(np.asarray(written)[:, : int(state.number) - number])
-    return np.concatenate(found, axis=1)
 
 
 def sampling_of(mode: str, seeds: list[int]) -> Sampling | None:
@@ -39,8 +21,8 @@ def sampling_of(mode: str, seeds: list[int]) -> Sampling | None:
 
 
 @pytest.fixture(scope="module")
-def encoded(prompts, tokenizer):
-    return [encode_sample(prompt, tokenizer, QUERIES) for prompt in prompts]
+def encoded(prompts, processor):
+    return processor.prompts(prompts)
 
 
 @pytest.fixture(scope="module", params=["greedy", "sampled"])
@@ -51,15 +33,17 @@ def mode(request) -> str:
 @pytest.fixture(scope="module")
 def batched(mode, model, processor, encoded, tokenizer) -> np.ndarray:
     """[4, NEW] tokens of all prompts in one batch."""
-    return tokens_of(model, processor.batch(encoded), tokenizer.size, sampling=sampling_of(mode, [7, 8, 9, 10]))
+    return tokens_of(
+        model, processor.batch(encoded), tokenizer.size, new=NEW, sampling=sampling_of(mode, [7, 8, 9, 10])
+    )
 
 
 def test_a_batch_gives_the_tokens_of_each_prompt_alone(mode, model, encoded, tokenizer, batched) -> None:
     """Neighbours, the length of the padding, empty image slots and the portions change nothing, drawn tokens included."""
-    for number, sample in enumerate(encoded):
+    for number, (_, sample) in enumerate(encoded):
         slots = len(sample.images)
         batch = unpadded(sample, slots, tokenizer)
-        alone = tokens_of(model, batch, tokenizer.size, sampling=sampling_of(mode, [7 + number]), steps=7)
+        alone = tokens_of(model, batch, tokenizer.size, new=NEW, sampling=sampling_of(mode, [7 + number]), steps=7)
         assert np.array_equal(alone[0], batched[number])
 
 
@@ -76,14 +60,14 @@ def unpadded(sample, slots, tokenizer) -> Batch:
 
 def test_the_cache_gives_the_tokens_of_the_full_forward_pass(model, processor, encoded, tokenizer) -> None:
     """Every greedy token is the argmax of the whole model on prompt and answer so far, without cache or padding."""
-    written = tokens_of(model, processor.batch(encoded), tokenizer.size)
+    written = tokens_of(model, processor.batch(encoded), tokenizer.size, new=NEW)
 
     @jax.jit
     def logits(batch, position):
         module = model.architecture.assemble(model.parameters)
         return jax.lax.dynamic_index_in_dim(module(batch), position, 1)[0, 0, : tokenizer.size]
 
-    for sample, expected in zip(encoded[1:3], written[1:3]):
+    for (_, sample), expected in zip(encoded[1:3], written[1:3]):
         length, slots = len(sample.tokens), len(sample.images)
         prompt = unpadded(sample, slots, tokenizer)
         behind = empty_batch(1, NEW, slots, RESOLUTION, tokenizer.eod_id)
@@ -98,15 +82,15 @@ def test_the_cache_gives_the_tokens_of_the_full_forward_pass(model, processor, e
 def test_a_row_that_stops_leaves_the_others_alone(model, processor, encoded, tokenizer) -> None:
     """Up to its stop id a row has the same tokens; rows that do not stop are unchanged; all stopped ends the decoding."""
     batch = processor.batch(encoded)
-    before = tokens_of(model, batch, tokenizer.size)
+    before = tokens_of(model, batch, tokenizer.size, new=NEW)
     stop = before[0, 2]
-    after = tokens_of(model, batch, tokenizer.size, stops=np.array([479, stop], np.int32))
+    after = tokens_of(model, batch, tokenizer.size, new=NEW, stops=np.array([479, stop], np.int32))
     for free, stopped in zip(before, after):
         found = np.flatnonzero(free == stop)
         end = found[0] + 1 if len(found) else NEW
         assert np.array_equal(free[:end], stopped[:end])
     first = before[:, 0].astype(np.int32)
-    assert tokens_of(model, batch, tokenizer.size, stops=first).shape[1] == 1
+    assert tokens_of(model, batch, tokenizer.size, new=NEW, stops=first).shape[1] == 1
 
 
 def test_one_program_writes_every_portion(model, processor, encoded, tokenizer) -> None:
@@ -114,7 +98,7 @@ def test_one_program_writes_every_portion(model, processor, encoded, tokenizer) 
     batch = processor.batch(encoded)
     for number, new in enumerate((NEW, NEW, NEW)):
         sampling = Sampling(np.arange(4, dtype=np.uint32) + number, np.float32(1 + number), np.float32(0.5))
-        tokens_of(model, batch, tokenizer.size, sampling=sampling, steps=3, new=new)
+        tokens_of(model, batch, tokenizer.size, new=new, sampling=sampling, steps=3)
         if number == 0:
             compiled = prefill._cache_size(), advance._cache_size()
     assert (prefill._cache_size(), advance._cache_size()) == compiled
@@ -126,5 +110,5 @@ def test_rows_of_the_head_without_a_token_are_never_chosen(model, processor, enc
     loud = head.at[:, tokenizer.size :].multiply(100)
     loud_model = type(model)(model.architecture, {**model.parameters, "language/head/kernel": loud})
     batch = processor.batch(encoded)
-    assert (tokens_of(loud_model, batch, 480) >= tokenizer.size).any()
-    assert (tokens_of(loud_model, batch, tokenizer.size) < tokenizer.size).all()
+    assert (tokens_of(loud_model, batch, 480, new=NEW) >= tokenizer.size).any()
+    assert (tokens_of(loud_model, batch, tokenizer.size, new=NEW) < tokenizer.size).all()
