@@ -173,5 +173,5 @@ def test_a_vocabulary_that_is_too_large_is_refused(hugging_face, tmp_path) -> No
     (tmp_path / "qwen.tiktoken").unlink()
     more = "".join(f"{base64.b64encode(bytes([i, 0])).decode()} {256 + i}\n" for i in range(100))
     (tmp_path / "qwen.tiktoken").write_text((hugging_face / "qwen.tiktoken").read_text() + more)
-    with pytest.raises(ValueError, match="its tokenizer has 573 ids, its embedding 480 rows"):
+    with pytest.raises(ValueError, match="has 573 ids and the model's embedding 480 rows"):
         qwenvl_jax.load(tmp_path)
