@@ -5,8 +5,7 @@ Every process makes its own contiguous block of a batch's rows; blocks behind ea
 batch for every number of processes, and worker processes change nothing either.
 """
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ import grain
 from absl import flags
 
 from data_pipelines.components import Samples, open_components, task_groups
+from data_pipelines.identity import data_identity
 from data_pipelines.mixture import Mixture, seed_for
 from data_pipelines.packing import Efficiency, PackingPlan
 from data_pipelines.patch_rows import PatchRowMaker, open_pictures
@@ -22,7 +22,7 @@ from data_pipelines.sources.source import Problem
 from data_pipelines.tasks import tasks_of
 from qwenvl_jax.batch import Batch
 from qwenvl_jax.config import Run, Stage
-from qwenvl_jax.processing.encoders import Encoder, stage_encoder
+from qwenvl_jax.processing.encoders import stage_encoder
 
 READ_AHEAD = 2
 """Batches that wait, ready, for the training step (of each worker process, where there are several)."""
@@ -94,8 +94,7 @@ class StageLoader:
 
     Attributes:
       step: the next batch's number; all that a checkpoint needs.
-      fingerprint: 16 hexadecimal digits of everything that the order of the samples depends on; a checkpoint
-        keeps it to notice that it is continued on other data.
+      identity: everything that decides which samples a step reads, by name (see `data_pipelines.identity`).
       components: the usable samples, and what was left out.
       plan: the packing plan.
     """
@@ -105,14 +104,14 @@ class StageLoader:
         batches: StepBatches,
         components: Sequence[Samples],
         plan: PackingPlan,
-        fingerprint: str,
+        identity: Mapping[str, str],
         start_step: int,
         workers: int,
         max_bad_share: float,
     ) -> None:
         """Use `open_loader`."""
         self._samples, self._bad, self._max_bad_share = 0, 0, max_bad_share
-        self.components, self.plan, self.fingerprint, self.step = components, plan, fingerprint, start_step
+        self.components, self.plan, self.identity, self.step = components, plan, identity, start_step
         ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=READ_AHEAD)
         dataset = grain.MapDataset.source(batches)[start_step:].to_iter_dataset(ahead)
         if workers:
@@ -199,19 +198,8 @@ def open_loader(
     # Planned here once: worker processes get the plan with the windows before the first row already counted.
     plan.row(start_step * stage.rows)
     batches = StepBatches(maker, plan, stage, process_index, process_count)
-    fingerprint = _fingerprint(run, stage, components, encoder)
-    return StageLoader(batches, components, plan, fingerprint, start_step, run.data.workers, run.data.max_bad_share)
-
-
-def _fingerprint(run: Run, stage: Stage, components: Sequence[Samples], encoder: Encoder) -> str:
-    """16 hexadecimal digits of everything that decides which samples a step reads."""
-    parts = [
-        stage.name, stage.rows, stage.sequence_length, stage.vision_per_row, stage.pack_within_task,
-        run.data.window, run.data.seed, encoder.identity, encoder.tokenizer.fingerprint,
-    ]  # fmt: skip
-    for samples in components:
-        parts += [samples.component.task, samples.component.weight, samples.source.fingerprint]
-    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
+    identity = data_identity(run, stage, components, encoder)
+    return StageLoader(batches, components, plan, identity, start_step, run.data.workers, run.data.max_bad_share)
 
 
 class ComponentDescription(NamedTuple):

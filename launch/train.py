@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding
 
 from configs.recipes import recipe
 from data_pipelines.components import own_mixture
+from data_pipelines.identity import check_identity
 from data_pipelines.loader import StageLoader, describe, open_loader
 from data_pipelines.quarantine import Quarantine
 from data_pipelines.tasks import tasks_of
@@ -206,6 +207,8 @@ def before(workdir: Path, stages: list[str]) -> tuple[Path, str, int] | None:
 def opened(run: Run, stage: Stage, workdir: Path, start: int) -> Batches:
     """The stage's batches, after saying what they are made of; lists what cannot be read."""
     loader = open_loader(run, stage, start, jax.process_index(), jax.process_count())
+    if jax.process_index() == 0:
+        check_identity(workdir, stage.name, start, loader.identity)
     quarantine = Quarantine(workdir, stage.name, start, jax.process_index())
     if start == 0:
         quarantine.add_opened(loader.components)

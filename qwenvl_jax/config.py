@@ -6,7 +6,7 @@ Every field's docstring is also its help on the command line.
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from typing import Any, get_args, get_origin, get_type_hints
 
 
@@ -335,7 +335,7 @@ def from_json(text: str) -> Run:
     """The inverse of `to_json`.
 
     Raises:
-      ValueError: a field is missing or unknown (a file of another version); the sentence names it.
+      ValueError: a field without default is missing, or one is unknown (a file of another version); the sentence names it.
     """
     try:
         run: Run = _read(Run, json.loads(text), "run")
@@ -356,7 +356,9 @@ def _read(kind: Any, value: Any, place: str) -> Any:
         return _read(ARCHITECTURES[name], {key: item for key, item in value.items() if key != "architecture"}, place)
     if dataclasses.is_dataclass(kind):
         hints = get_type_hints(kind)
-        for name in value.keys() ^ hints.keys():
+        # A field that came later has a default that does what was done before; so older runs can be read.
+        needed = {f.name for f in dataclasses.fields(kind) if f.default is MISSING and f.default_factory is MISSING}
+        for name in (value.keys() - hints.keys()) | (needed - value.keys()):
             problem = "is missing" if name in hints else "is unknown"
             raise ValueError(f"{place}.{name} {problem}: the configuration is of another version, write it again")
         return kind(**{name: _read(hints[name], item, f"{place}.{name}") for name, item in value.items()})  # type: ignore[operator]

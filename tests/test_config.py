@@ -35,3 +35,11 @@ def test_an_unknown_field_is_named_with_its_place() -> None:
     run["stages"][1]["parameters"][0]["momentum"] = 1
     with pytest.raises(ValueError, match=r"run\.stages\[1\]\.parameters\[0\]\.momentum is unknown"):
         from_json(json.dumps(run))
+
+
+def test_a_field_that_came_later_takes_its_default() -> None:
+    """config.json of an older version, without a field that has a default, is read."""
+    run = json.loads(to_json(RECIPES["tiny"]()))
+    del run["optimizer"]["skip_above"], run["log_every"], run["stages"][0]["accumulation"]
+    assert from_json(json.dumps(run)).optimizer == RECIPES["tiny"]().optimizer
+    assert from_json(json.dumps(run)).stages[0].accumulation == 1

@@ -71,15 +71,15 @@ def test_processes_share_the_rows(data_root):
         load(run, process_count=3)
 
 
-def test_step_and_fingerprint_are_the_state(data_root):
-    """`step` counts batches given out, not those read ahead; the fingerprint follows the order."""
+def test_step_and_identity_are_the_state(data_root):
+    """`step` counts batches given out, not those read ahead; the identity follows the order."""
     run = make_run(str(data_root))
     with open_loader(run, run.stages[0]) as loader:
         next(loader)
         next(loader)
         assert loader.step == 2
-        first = loader.fingerprint
-    fingerprints = {first}
+        first = loader.identity
+    identities = [first]
     for changed in (
         replace(run, data=replace(run.data, seed=1)),
         replace(run, data=replace(run.data, window=16)),
@@ -87,8 +87,8 @@ def test_step_and_fingerprint_are_the_state(data_root):
         make_run(str(data_root), pack_within_task=False),
     ):
         with open_loader(changed, changed.stages[0]) as loader:
-            fingerprints.add(loader.fingerprint)
-    assert len(fingerprints) == 5
+            identities.append(loader.identity)
+    assert all(a != b for i, a in enumerate(identities) for b in identities[:i])
 
 
 def test_seed_changes_the_order(data_root):
