@@ -4,6 +4,7 @@ One folder per stage below `<workdir>/checkpoints`, one sub-folder per step. The
 the loader is a pure function of the step, and the fingerprint of the last batch is kept to prove it.
 """
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -45,6 +46,35 @@ class Checkpoints:
         placed = jax.device_put(jax.numpy.int32(step), like.step.sharding)
         return like._replace(step=placed, **{name: found[name] for name in arrays}), found["position"]
 
+    def resume(self, like: TrainState) -> tuple[int, TrainState, dict[str, Any]] | None:
+        """The newest checkpoint that can be read: its step, state and data position; None where there is none.
+
+        One that is damaged is renamed to STEP.broken and named, once an older one has been read: what stops every one from
+        being read (another model, a lost disk) is no damage, and nothing is moved for it.
+
+        Raises:
+          ValueError: there are checkpoints, and none can be read.
+        """
+        reasons: dict[int, Exception] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                state, position = self.restore(step, like)
+            except (ValueError, KeyError, OSError) as error:  # as Orbax and TensorStore raise them for damaged files
+                reasons[step] = error
+                continue
+            for broken, reason in reasons.items():
+                aside = _set_aside(self.folder / str(broken))
+                print(f"checkpoint {self.folder / str(broken)} is damaged ({_in_short(reason)}); it is now {aside}")
+            self._manager.reload()
+            return step, state, position
+        if reasons:
+            newest, reason = next(iter(reasons.items()))
+            raise ValueError(
+                f"none of {len(reasons)} checkpoints in {self.folder} can be read; {newest}: {_in_short(reason)}. Put a "
+                "sound copy there, or take the folder away to begin the stage anew"
+            ) from reason
+        return None
+
     def wait(self) -> None:
         """Blocks until everything is on disk; errors of the writer are raised here."""
         self._manager.wait_until_finished()
@@ -52,6 +82,19 @@ class Checkpoints:
     def close(self) -> None:
         self.wait()
         self._manager.close()
+
+
+def _set_aside(folder: Path) -> Path:
+    """The folder's new name: STEP.broken, or STEP.broken-2, ... where that is taken."""
+    names = itertools.chain((f"{folder.name}.broken",), (f"{folder.name}.broken-{n}" for n in itertools.count(2)))
+    aside = next(path for name in names if not (path := folder.with_name(name)).exists())
+    folder.rename(aside)
+    return aside
+
+
+def _in_short(error: Exception) -> str:
+    text = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {text[:200]}"
 
 
 def _parts(state: TrainState) -> dict[str, Any]:

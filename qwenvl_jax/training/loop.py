@@ -99,15 +99,14 @@ def train_stage(
 
     Raises:
       KeyboardInterrupt: a signal asked to stop; the state is saved.
-      ValueError: the parameter table, the mesh or the rows do not fit; see `initial_state` and `check_rows`. Or a batch
-        has other shapes than the step was compiled for; see `check_batch`. Or too many updates in a row were skipped.
+      ValueError: no checkpoint of the stage can be read. The parameter table, the mesh or the rows do not fit; see
+        `initial_state` and `check_rows`. A batch has other shapes than the step was compiled for; see `check_batch`. Too
+        many updates in a row were skipped.
     """
     with closing(Checkpoints(workdir / "checkpoints" / stage.name, run.checkpoint.keep)) as checkpoints:
         state, table = initial_state(run, stage, architecture, parameters, mesh)
-        start = checkpoints.latest() or 0
-        position: dict[str, Any] = {"unlogged": [], "skipped_in_a_row": 0}
-        if start:
-            state, position = checkpoints.restore(start, state)
+        nothing: tuple[int, TrainState, dict[str, Any]] = (0, state, {"unlogged": [], "skipped_in_a_row": 0})
+        start, state, position = checkpoints.resume(state) or nothing
         if start < stage.steps:
             accounting, expected = Accounting(run, stage, table), abstract_batch(run, stage, mesh)
             with closing(Recorder(workdir, stage.name, start, stage.steps)) as recorder:

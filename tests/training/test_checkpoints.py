@@ -63,3 +63,45 @@ def test_newest_looks_at_the_last_stage_first(tmp_path, state_on) -> None:
             for step in steps:
                 checkpoints.save(step, state, POSITION)
     assert newest(tmp_path, ("pretrain", "sft")) == ("pretrain", 12)
+
+
+def damage(folder, kind: str) -> None:
+    """The data position, or the largest file of the parameters, cut in the middle or with one bit turned over."""
+    parameters = max((p for p in (folder / "trained" / "d").iterdir()), key=lambda p: p.stat().st_size)
+    file = folder / "position" / "metadata" if kind == "position" else parameters
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 64
+    file.write_bytes(content if kind == "flip" else content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("kind", ["cut", "flip", "position"])
+def test_a_damaged_checkpoint_is_set_aside(tmp_path, state_on, capsys, kind: str) -> None:
+    """The one before is taken, the damaged one keeps its content under another name that is said."""
+    state = state_on((1, 1, 1))
+    with closing(Checkpoints(tmp_path / "s", keep=9)) as checkpoints:
+        for step in (2, 4, 6):
+            checkpoints.save(step, state, {**POSITION, "step": step})
+        checkpoints.wait()
+        damage(tmp_path / "s" / "6", kind)
+        step, restored, position = checkpoints.resume(state)
+        assert (step, int(restored.step), position["step"]) == (4, 4, 4)
+        jax.tree.map(np.testing.assert_array_equal, restored[1:], state[1:])
+        assert "6 is damaged" in capsys.readouterr().out
+        assert sorted(p.name for p in (tmp_path / "s").iterdir()) == ["2", "4", "6.broken"]
+        checkpoints.save(6, state, POSITION)
+    with closing(Checkpoints(tmp_path / "s", keep=9)) as checkpoints:
+        assert checkpoints.resume(state)[0] == 6
+
+
+def test_nothing_is_moved_where_none_can_be_read(tmp_path, state_on) -> None:
+    """All damaged: a sentence with the folder and the reason, and every folder keeps its name."""
+    state = state_on((1, 1, 1))
+    with closing(Checkpoints(tmp_path / "s", keep=9)) as checkpoints:
+        assert checkpoints.resume(state) is None
+        for step in (2, 4):
+            checkpoints.save(step, state, POSITION)
+            checkpoints.wait()
+            damage(tmp_path / "s" / str(step), "cut")
+        with pytest.raises(ValueError, match=r"none of 2 checkpoints in .*can be read; 4: .*begin the stage anew"):
+            checkpoints.resume(state)
+    assert sorted(p.name for p in (tmp_path / "s").iterdir()) == ["2", "4"]
