@@ -104,9 +104,12 @@ def train_stage(
         many updates in a row were skipped.
     """
     with closing(Checkpoints(workdir / "checkpoints" / stage.name, run.checkpoint.keep)) as checkpoints:
-        state, table = initial_state(run, stage, architecture, parameters, mesh)
-        nothing: tuple[int, TrainState, dict[str, Any]] = (0, state, {"unlogged": [], "skipped_in_a_row": 0})
-        start, state, position = checkpoints.resume(state) or nothing
+        shapes, table = abstract_state(run, stage, architecture, mesh)
+        if found := checkpoints.resume(shapes):
+            start, state, position = found
+        else:
+            start, position = 0, {"unlogged": [], "skipped_in_a_row": 0}
+            state, _ = initial_state(run, stage, architecture, parameters, mesh)
         if start < stage.steps:
             accounting, expected = Accounting(run, stage, table), abstract_batch(run, stage, mesh)
             with closing(Recorder(workdir, stage.name, start, stage.steps)) as recorder:
