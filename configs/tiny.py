@@ -36,11 +36,11 @@ VISION_MIXTURE = (Component("patches", "scenes", 3), Component("patches", "docum
 
 # Weights are shares of samples. A VQA sample holds all questions on its picture and is twice as long as a caption.
 MULTITASK_MIXTURE = (
-    Component("vqa", "scenes", 11),
+    Component("vqa", "scenes", 9),
     Component("caption", "scenes", 0.6),
     Component("caption_zh", "scenes", 0.4),
     Component("caption_with_grounding", "scenes", 0.5),
-    Component("referring_grounding", "scenes", 2),
+    Component("referring_grounding", "scenes", 4),
     Component("grounded_captioning", "scenes", 0.3),
     Component("ocr_vqa", "documents", 2),
     Component("ocr", "documents", 3),
@@ -108,7 +108,7 @@ def tiny() -> Run:
                 parameters=VISION + frozen("adapter", "language"), patch_classes=PATCH_CLASSES,
             ),
             Stage(
-                name="language", steps=700, mixture=(Component("text", "texts", 1),), rows=4, sequence_length=384,
+                name="language", steps=1500, mixture=(Component("text", "texts", 1),), rows=4, sequence_length=384,
                 images_per_row=0, resolution=72, schedule=Schedule(peak=1e-3, end=1e-4, warmup=50),
                 parameters=frozen("vision", "adapter") + LANGUAGE, pack_within_task=False,
             ),
@@ -118,12 +118,12 @@ def tiny() -> Run:
                 parameters=SLOW_VISION + ADAPTER + frozen("language"), pack_within_task=False,
             ),
             Stage(
-                name="multitask", steps=5000, mixture=MULTITASK_MIXTURE, rows=2, sequence_length=384, images_per_row=6,
+                name="multitask", steps=3700, mixture=MULTITASK_MIXTURE, rows=2, sequence_length=384, images_per_row=6,
                 resolution=72, schedule=Schedule(peak=8e-4, end=3e-5, warmup=100),
                 parameters=SLOW_VISION + ADAPTER + LANGUAGE, pack_within_task=False,
             ),
             Stage(
-                name="sft", steps=3200, mixture=SFT_MIXTURE, rows=2, sequence_length=256, images_per_row=4,
+                name="sft", steps=3000, mixture=SFT_MIXTURE, rows=2, sequence_length=256, images_per_row=4,
                 resolution=72, schedule=Schedule(peak=4e-4, end=2e-5, warmup=50),
                 parameters=frozen("vision") + ADAPTER + LANGUAGE, pack_within_task=False,
             ),

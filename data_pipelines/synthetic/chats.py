@@ -20,6 +20,8 @@ from qwenvl_jax.processing.markup import format_ref
 KINDS = {"pictures": 0.68, "picture": 0.16, "sign": 0.08, "text": 0.08}
 """Share of conversations by what they are about. Held-out ones are all about several pictures."""
 TURNS = (2, 4)
+TURNS_ON_PICTURES = (3, 6)
+"""Questions of a conversation; about several pictures, which cost most of its time, there are more."""
 LONG_ANSWERS = (0.5, 0.4, 0.1)
 """Share of conversations about several pictures that end in 0, 1, 2 questions for a box or a caption."""
 
@@ -173,7 +175,7 @@ def _pictures_chat(rng: np.random.Generator, key: str, held_out: bool) -> Record
     # Last, as a caption or a located object gives away what short questions ask.
     ends = (where_in, describe) if rng.random() < 0.5 else (describe, where_in)
     long = [ask(scenes, rng) for ask in ends[: int(rng.choice(3, p=LONG_ANSWERS))]]
-    most = int(rng.integers(TURNS[0], TURNS[1] + 1))
+    most = int(rng.integers(TURNS_ON_PICTURES[0], TURNS_ON_PICTURES[1] + 1))
     short = short_questions(scenes, rng, max(1, most - len(long)))
     prefix = picture_prefix(len(scenes))
     return Record(
@@ -228,6 +230,6 @@ _MAKERS: dict[str, Callable[[np.random.Generator, str, bool], Record]] = {
 
 
 def chat_record(rng: np.random.Generator, key: str, held_out: bool) -> Record:
-    """A conversation of two to four turns."""
+    """A conversation of two to six turns."""
     kind = "pictures" if held_out else str(rng.choice(list(KINDS), p=list(KINDS.values())))
     return _MAKERS[kind](rng, key, held_out)

@@ -110,7 +110,7 @@ def told_conversation(rng: np.random.Generator) -> str:
     prefix = picture_prefix(len(scenes))
     for i, scene in enumerate(scenes):
         prefix = prefix.replace(f"<img>{i}</img>", caption(scene).answer)
-    return _chatml(short_questions(scenes, rng, 2), prefix)
+    return _chatml(short_questions(scenes, rng, 4), prefix)
 
 
 KINDS: dict[Callable[[np.random.Generator], str], float] = {

@@ -24,7 +24,7 @@ from data_pipelines.synthetic.scenes import sample_scene
 from data_pipelines.synthetic.texts import sample_text
 from data_pipelines.synthetic.wording import caption, caption_zh, grounded_caption, questions, regions
 
-WORLD_VERSION = 8
+WORLD_VERSION = 9
 """Counts up when the same seed begins to mean another world."""
 SETTINGS = "world.json"
 RECORDS_PER_JOB = 64

@@ -8,7 +8,7 @@ import pytest
 from data_pipelines.synthetic.chats import (
     KINDS,
     SHORT_QUESTIONS,
-    TURNS,
+    TURNS_ON_PICTURES,
     chat_record,
     picture_prefix,
     sample_pictures,
@@ -71,7 +71,7 @@ def test_records():
         record = chat_record(np.random.default_rng([4, i]), f"c/{i}", held_out=i % 2 == 0)
         roles = [turn.role for turn in record.conversation]
         assert roles == ["user", "assistant"] * (len(roles) // 2)
-        assert 1 <= len(roles) // 2 <= TURNS[1]
+        assert 1 <= len(roles) // 2 <= TURNS_ON_PICTURES[1]
         assert record.conversation[0].text.startswith(picture_prefix(len(record.images)))
         assert "<img>" not in "".join(turn.text for turn in record.conversation[1:])
         for item in record.questions:
