@@ -23,6 +23,7 @@ from qwenvl_jax.config import (
     DataConfig,
     ParameterRule,
     PixelLimits,
+    Qwen2VLConfig,
     Run,
     Schedule,
     Stage,
@@ -36,6 +37,7 @@ from qwenvl_jax.conversion.qwen2_folder import PREPROCESSOR, merges
 from qwenvl_jax.models.parameters import build, layout_of
 from qwenvl_jax.models.weights import from_original
 from qwenvl_jax.models.weights import to_original as to_original_tensors
+from qwenvl_jax.processing.images import MEAN, STD
 from qwenvl_jax.processing.qwen2_tokens import QWEN2_VL
 from qwenvl_jax.processing.tokenizer import END_OF_TEXT, load_tokenizer
 from qwenvl_jax.training.checkpoints import Checkpoints
@@ -47,8 +49,9 @@ NEW = 8
 
 
 def model_of(tied: bool):
+    """With an MLP of the vision tower that transformers 5 takes too."""
     language = dataclasses.replace(SMALL.language, tied=tied, vocab_size=TOKENIZER.size)
-    return dataclasses.replace(SMALL, language=language)
+    return Qwen2VLConfig(dataclasses.replace(SMALL.vision, mlp_width=64), language)
 
 
 def newer_name(name: str) -> str:
@@ -275,6 +278,8 @@ def test_preprocessors(exported, trained, tmp_path, converted) -> None:
     from qwenvl_jax.conversion.qwen2_folder import image_limits
 
     fields = json.loads((exported / PREPROCESSOR).read_text())
+    assert np.array_equal(np.float32(fields["image_mean"]), MEAN)
+    assert np.array_equal(np.float32(fields["image_std"]), STD)
     cases = {
         "sizes": (
             {**fields, "min_pixels": None, "max_pixels": None, "size": {"shortest_edge": 784, "longest_edge": 1568}}
