@@ -5,6 +5,7 @@ or under `rope_parameters` (5.x); a vision_config that leaves out what is the cl
 Source: config.json of the released checkpoints, and `configuration_qwen2_vl.py` of transformers.
 """
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -126,13 +127,16 @@ def from_original(fields: Mapping[str, Any], place: object) -> Qwen2VLConfig:
 
 
 def to_original(config: Qwen2VLConfig, first_special: int) -> dict[str, Any]:
-    """All fields of config.json, flat as the release has them, which every version of transformers reads.
+    """All fields of config.json, flat as the release has them, which every version of transformers reads; warns where
+    transformers 5 does not: it wants the vision tower's MLP to be a multiple of its width.
 
     Args:
       first_special: id of the tokenizer's first special token, behind which the others stand.
     """
     vision, language = config.vision, config.language
     ratio = mlp_ratio(vision.width, vision.mlp_width)
+    if ratio != int(ratio):
+        warnings.warn(f"vision_config.mlp_ratio {ratio} is no whole number: transformers 5 refuses it", stacklevel=2)
     ids = {token: first_special + number for number, token in enumerate(QWEN2_VL.strings)}
     return {
         "architectures": ["Qwen2VLForConditionalGeneration"],

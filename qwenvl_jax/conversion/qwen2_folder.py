@@ -18,12 +18,16 @@ from qwenvl_jax.conversion.carried import GENERATION_CONFIG, write_json
 from qwenvl_jax.conversion.stored_tensor import StoredTensor
 from qwenvl_jax.models.qwen2_vl.weights import HEAD
 from qwenvl_jax.processing.chatml import SYSTEM_PROMPT
-from qwenvl_jax.processing.images import MEAN, STD
 from qwenvl_jax.processing.patches import MERGE, TEMPORAL_PATCH
 from qwenvl_jax.processing.qwen2_tokens import IMAGE_PAD, VIDEO_PAD, VISION_END, VISION_START
 from qwenvl_jax.processing.tokenizer import BYTE_LETTERS, END_OF_TEXT, IM_END, IM_START, Tokenizer
 
 PREPROCESSOR, TOKENIZER_CONFIG, TEMPLATE = "preprocessor_config.json", "tokenizer_config.json", "chat_template.json"
+PIXELS = {
+    # in the release's digits: `qwenvl_jax.processing.images.MEAN` and `STD` are the same numbers in float32
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
 VOCABULARIES = ("vocab.json", "tokenizer.json")
 """Either file holds the vocabulary."""
 BUFFERS = re.compile(r"(model|visual)\.(layers\.\d+\.self_attn\.)?rotary_(pos_)?emb\.inv_freq")
@@ -106,7 +110,7 @@ def image_limits(folder: Path, config: Qwen2VLConfig) -> PixelLimits:
         most = fields.get("max_pixels") or size.get("longest_edge") or RELEASED_IMAGES.max_pixels
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{file} is no configuration of a processor ({error}); fetch it again") from error
-    wanted = _patch_fields(config) | _pixel_fields()
+    wanted = _patch_fields(config) | PIXELS
     other = [name for name, value in wanted.items() if name in fields and not np.allclose(fields[name], value)]
     if other or not all(type(n) is int and n > 0 for n in (fewest, most)):
         names = ", ".join(other) or "min_pixels, max_pixels"
@@ -146,7 +150,7 @@ def preprocessor_fields(config: Qwen2VLConfig, limits: PixelLimits) -> dict[str,
     return {
         **limits.__dict__,
         **_patch_fields(config),
-        **_pixel_fields(),
+        **PIXELS,
         "image_processor_type": "Qwen2VLImageProcessor",
         "processor_class": "Qwen2VLProcessor",
     }
@@ -154,12 +158,6 @@ def preprocessor_fields(config: Qwen2VLConfig, limits: PixelLimits) -> dict[str,
 
 def _patch_fields(config: Qwen2VLConfig) -> dict[str, Any]:
     return {"patch_size": config.vision.patch, "temporal_patch_size": TEMPORAL_PATCH, "merge_size": MERGE}
-
-
-def _pixel_fields() -> dict[str, Any]:
-    return {
-        name: [float(str(value)) for value in values] for name, values in (("image_mean", MEAN), ("image_std", STD))
-    }
 
 
 def write_tokenizer(tokenizer: Tokenizer, template: str, folder: Path) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from small_qwen2_vl import CONFIG
 from transformers import Qwen2VLConfig
 
 from configs.qwen2_vl import MODEL_2B, MODEL_7B, MODEL_72B
@@ -88,6 +89,13 @@ def test_other_models_are_refused(fields, sentence) -> None:
     """One sentence names the field, what it is, and what could be."""
     with pytest.raises(ValueError, match=sentence):
         config_of(released("2B") | fields, "f.json")
+
+
+def test_what_transformers_5_refuses_is_said() -> None:
+    """Its vision tower takes whole numbers for the ratio of the MLP alone; 4.57.6 takes any."""
+    with pytest.warns(UserWarning, match=r"mlp_ratio 1\.5 is no whole number: transformers 5 refuses it"):
+        written = to_original(CONFIG, 0)
+    assert from_original(written, "f.json") == CONFIG
 
 
 def test_kinds_are_told_apart() -> None:
