@@ -1,5 +1,6 @@
 """The command `qwenvl`: one verb per file of this folder."""
 
+import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -22,7 +23,7 @@ USAGE = "usage: qwenvl VERB ... (qwenvl VERB --help tells more)\n" + "\n".join(
 
 
 def main() -> None:
-    """Runs a verb. A user's mistake ends with one sentence and exit code 2; Ctrl-C with 130."""
+    """Runs a verb. A user's mistake ends with one sentence and exit code 2; Ctrl-C with 130, SIGTERM with 143."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] not in VERBS:
         print(USAGE, file=sys.stderr)
@@ -36,10 +37,11 @@ def main() -> None:
     except (ValueError, FileNotFoundError, FileExistsError) as error:
         print(f"qwenvl {arguments[0]}: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         goes_on = "; the same command goes on from the last checkpoint" if arguments[0] == "train" else ""
         print(f"\nstopped{goes_on}", file=sys.stderr)
-        sys.exit(130)
+        # As shells tell a signal: 130, or 143 after SIGTERM, which those who restart jobs take for a lost machine.
+        sys.exit(128 + getattr(stopped, "number", signal.SIGINT))
 
 
 if __name__ == "__main__":

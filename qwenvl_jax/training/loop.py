@@ -98,7 +98,7 @@ def train_stage(
       All parameters after the stage.
 
     Raises:
-      KeyboardInterrupt: a signal asked to stop; the state is saved.
+      Stopped: a signal asked to stop; the state is saved.
       ValueError: no checkpoint of the stage can be read. The parameter table, the mesh or the rows do not fit; see
         `initial_state` and `check_rows`. A batch has other shapes than the step was compiled for; see `check_batch`. Too
         many updates in a row were skipped.
@@ -144,7 +144,7 @@ def train_stage(
                             break
                 if stop.requested:
                     checkpoints.wait()
-                    raise KeyboardInterrupt
+                    raise Stopped(stop.number)
     return {**state.trained, **state.frozen}
 
 
@@ -177,17 +177,34 @@ class Accounting:
         }
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal asked a stage to stop, and it is saved.
+
+    Attributes:
+      number: the signal's.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"signal {number}")
+        self.number = number
+
+
 class StopRequest:
-    """Within this context, the first SIGINT or SIGTERM asks the loop to save and end; a second SIGINT ends at once."""
+    """Within this context, the first SIGINT or SIGTERM asks the loop to save and end; a second SIGINT ends at once.
+
+    Attributes:
+      requested: whether one came.
+      number: which; SIGTERM is what comes before a machine is taken away.
+    """
 
     def __init__(self) -> None:
-        self.requested = False
+        self.requested, self.number = False, 0
         self._previous: dict[int, Any] = {}
 
     def _ask(self, number: int, _: Any) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.requested = True
+        self.requested, self.number = True, number
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():

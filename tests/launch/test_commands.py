@@ -159,8 +159,8 @@ def read_losses(arguments: list[str], workdir: Path, until: int) -> dict[int, tu
     while (not lines or lines[-1]["step"] < until) and time.monotonic() < deadline:
         time.sleep(0.2)
         lines = read_metrics(workdir / "metrics.jsonl")
-    process.send_signal(signal.SIGINT)
-    process.wait(timeout=60)
+    process.send_signal(signal.SIGTERM)  # as a machine that is taken away gives notice
+    assert process.wait(timeout=60) == 143
     return {line["step"]: (line["loss"], line["fingerprint"]) for line in lines if line["step"] <= until}
 
 

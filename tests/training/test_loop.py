@@ -46,10 +46,6 @@ def kill():
     raise Stop
 
 
-def interrupt():
-    os.kill(os.getpid(), signal.SIGINT)
-
-
 @pytest.fixture(scope="module")
 def train(architecture, parameters):
     """(workdir, stream) -> parameters after the stage; the step is compiled once for all runs of this file."""
@@ -147,11 +143,14 @@ def test_a_killed_run_ends_with_the_same_bits(train, never_stopped, tmp_path, at
     same_end(tmp_path, parameters, never_stopped)
 
 
-def test_a_signal_saves_and_stops(train, never_stopped, tmp_path) -> None:
-    """Ctrl-C ends the step, saves it and raises; the handlers are put back, and the run goes on from that very step."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_stops(train, never_stopped, tmp_path, number: signal.Signals) -> None:
+    """Ctrl-C, or a machine's notice, ends the step, saves it and is told; the handlers are put back, and the run goes on
+    from that very step."""
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, lambda start: batches(start, 4, interrupt))
+    with pytest.raises(loop.Stopped) as stopped:
+        train(tmp_path, lambda start: batches(start, 4, lambda: os.kill(os.getpid(), number)))
+    assert stopped.value.number == number
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     assert read_position(tmp_path, "sft", 5)["fingerprint"] == "batch 4"
     starts = []
