@@ -29,7 +29,7 @@ PATCH_CLASSES = (42, 6, 10, 10, 10, 10)
 MODEL = QwenVLConfig(
     vision=VisionConfig(width=192, layers=2, heads=3, mlp_width=768, patch=12, position_grid=6, activation="relu2"),
     adapter=AdapterConfig(query_grid=4, heads=1, initial_sharpness=24.0),
-    language=LanguageConfig(vocab_size=832, width=128, layers=3, heads=2, mlp_width=384),
+    language=LanguageConfig(vocab_size=832, width=128, layers=6, heads=2, mlp_width=384),
 )
 
 VISION_MIXTURE = (Component("patches", "scenes", 3), Component("patches", "documents", 2))
@@ -108,29 +108,29 @@ def tiny() -> Run:
                 parameters=VISION + frozen("adapter", "language"), patch_classes=PATCH_CLASSES,
             ),
             Stage(
-                name="language", steps=600, mixture=(Component("text", "texts", 1),), rows=6, sequence_length=256,
+                name="language", steps=700, mixture=(Component("text", "texts", 1),), rows=4, sequence_length=384,
                 images_per_row=0, resolution=72, schedule=Schedule(peak=1e-3, end=1e-4, warmup=50),
                 parameters=frozen("vision", "adapter") + LANGUAGE, pack_within_task=False,
             ),
             Stage(
-                name="pretrain", steps=1000, mixture=(Component("caption", "scenes", 1),), rows=2, sequence_length=256,
+                name="pretrain", steps=600, mixture=(Component("caption", "scenes", 1),), rows=2, sequence_length=256,
                 images_per_row=8, resolution=72, schedule=Schedule(peak=1e-3, end=1e-4, warmup=50),
                 parameters=SLOW_VISION + ADAPTER + frozen("language"), pack_within_task=False,
             ),
             Stage(
-                name="multitask", steps=7500, mixture=MULTITASK_MIXTURE, rows=2, sequence_length=384, images_per_row=6,
+                name="multitask", steps=4200, mixture=MULTITASK_MIXTURE, rows=2, sequence_length=384, images_per_row=6,
                 resolution=72, schedule=Schedule(peak=8e-4, end=3e-5, warmup=100),
                 parameters=SLOW_VISION + ADAPTER + LANGUAGE, pack_within_task=False,
             ),
             Stage(
-                name="sft", steps=2400, mixture=SFT_MIXTURE, rows=2, sequence_length=256, images_per_row=4,
+                name="sft", steps=2800, mixture=SFT_MIXTURE, rows=2, sequence_length=256, images_per_row=4,
                 resolution=72, schedule=Schedule(peak=4e-4, end=2e-5, warmup=50),
                 parameters=frozen("vision") + ADAPTER + LANGUAGE, pack_within_task=False,
             ),
         ),
         data=DataConfig(root="data/tiny", tokenizer="world"),
         mesh=MeshConfig(),
-        precision=PrecisionConfig(compute="float32", remat="everything", loss_chunks=1, unroll=4),
+        precision=PrecisionConfig(compute="float32", remat="everything", loss_chunks=1, unroll=6),
         checkpoint=CheckpointConfig(every=500, keep=2),
         log_every=20,
     )  # fmt: skip

@@ -21,10 +21,10 @@ class MakeOptions:
     folder: Path = Path("data/tiny")
     """Gets the sources and their held-out counterparts."""
     seed: int = 0
-    scenes: int = 20_000
+    scenes: int = 30_000
     documents: int = 16_000
-    chats: int = 5_000
-    texts: int = 10_000
+    chats: int = 12_000
+    texts: int = 20_000
     workers: int = 2
     """Processes; the world is the same for every number."""
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from data_pipelines.records import Point, Question, StoredImage, TextLine
 from data_pipelines.synthetic.backgrounds import Colour, background, noise
 from data_pipelines.synthetic.rendering import stored_jpeg
-from data_pipelines.synthetic.scenes import picture_size
+from data_pipelines.synthetic.scenes import annotated, picture_size
 from data_pipelines.tasks import OCR_KIND
 
 _LEXICON = """
@@ -84,6 +84,11 @@ class PlacedLine:
             (self.x + a * cos - b * sin, self.y + a * sin + b * cos) for a, b in ((-u, -v), (u, -v), (u, v), (-u, v))
         ]
         return (corners[0], corners[1], corners[2], corners[3])
+
+    def annotated_quad(self, size: tuple[int, int]) -> tuple[Point, Point, Point, Point]:
+        """The corners in a picture of (width, height), rounded as annotations are."""
+        first, second, third, fourth = ((annotated(x, size[0]), annotated(y, size[1])) for x, y in self.quad)
+        return first, second, third, fourth
 
 
 LAYOUT_ATTEMPTS = 1000
@@ -246,7 +251,7 @@ def sample_document(rng: np.random.Generator, held_out: bool) -> tuple[StoredIma
     """A rendered document and its lines from top to bottom."""
     size = picture_size(rng)
     lines = sample_lines(rng, size, held_out)
-    return render_document(rng, size, lines), tuple(TextLine(line.text, line.quad) for line in lines)
+    return render_document(rng, size, lines), tuple(TextLine(line.text, line.annotated_quad(size)) for line in lines)
 
 
 def document_questions(texts: tuple[str, ...], rng: np.random.Generator) -> tuple[Question, ...]:

@@ -32,8 +32,9 @@ from qwenvl_jax.processing.prompts import OCR_PROMPT, grounded_captioning_prompt
 from qwenvl_jax.processing.sample import Text
 from qwenvl_jax.processing.tokenizer import END_OF_TEXT
 
-TOLD_TASKS = 3
-"""Tasks that follow a picture in words; with three the text stays below 700 bytes, and a row of `tiny` holds it."""
+TOLD_TASKS = 9
+"""Tasks that follow a picture in words. What is learned from such a text are its answers, as its picture is made up: after
+2,400 steps with three tasks a model found 0.09 of the boxes asked for and 0.87 of the shapes, with nine 0.78 and 1.00."""
 
 
 def described_scene(rng: np.random.Generator) -> str:
@@ -71,7 +72,9 @@ def told_picture(rng: np.random.Generator) -> str:
     """
     scene = sample_scene(rng, held_out=False)
     size = (scene.width, scene.height)
-    listed = [f"{item.look.colour} {item.look.shape}{format_box(item.box, *size)}" for item in scene.objects]
+    listed = [
+        f"{item.look.colour} {item.look.shape}{format_box(scene.annotated_box(item), *size)}" for item in scene.objects
+    ]
     found = regions(scene)
     boxes = [format_box(region.boxes[0], *size) for region in found]
     tasks = [f"{told.question} {told.answer}" for told in (caption(scene), grounded_caption(scene))]
@@ -86,7 +89,7 @@ def read_document(rng: np.random.Generator) -> str:
     """The lines of a document with their quads, and questions on it."""
     size = picture_size(rng)
     lines = sample_lines(rng, size, held_out=False)
-    read = "".join(f" {format_ref(line.text)} {format_quad(line.quad, *size)}" for line in lines)
+    read = "".join(f" {format_ref(line.text)} {format_quad(line.annotated_quad(size), *size)}" for line in lines)
     parts = [OCR_PROMPT + read]
     parts += [
         f"{vqa_prompt(item.question)} {item.answer}"
@@ -112,16 +115,16 @@ def told_conversation(rng: np.random.Generator) -> str:
 
 
 KINDS: dict[Callable[[np.random.Generator], str], float] = {
-    told_picture: 0.5,
-    described_scene: 0.16,
-    located_scene: 0.06,
-    read_document: 0.12,
-    told_conversation: 0.16,
+    told_picture: 0.7,
+    described_scene: 0.06,
+    located_scene: 0.02,
+    read_document: 0.07,
+    told_conversation: 0.15,
 }
 """Share of the texts of each kind."""
 
 
 def sample_text(rng: np.random.Generator) -> str:
-    """A text of some 100 to 500 bytes; without the `<|endoftext|>` at its end, which the task adds."""
+    """A text of some 100 to 1,200 bytes; without the `<|endoftext|>` at its end, which the task adds."""
     kinds = list(KINDS)
     return kinds[int(rng.choice(len(kinds), p=list(KINDS.values())))](rng)

@@ -264,7 +264,7 @@ def caption_zh(scene: Scene) -> Question:
 
 def box_markup(scene: Scene, item: Object) -> str:
     """`<box>` markup of an object's box."""
-    return format_box(item.box, scene.width, scene.height)
+    return format_box(scene.annotated_box(item), scene.width, scene.height)
 
 
 def grounded_caption(scene: Scene) -> Question:
@@ -275,4 +275,4 @@ def grounded_caption(scene: Scene) -> Question:
 
 def regions(scene: Scene) -> tuple[Region, ...]:
     """ "the red circle" with its box in pixels, for each object."""
-    return tuple(Region(f"the {name(item)}", (item.box,)) for item in scene.objects)
+    return tuple(Region(f"the {name(item)}", (scene.annotated_box(item),)) for item in scene.objects)

@@ -24,7 +24,7 @@ from data_pipelines.synthetic.scenes import sample_scene
 from data_pipelines.synthetic.texts import sample_text
 from data_pipelines.synthetic.wording import caption, caption_zh, grounded_caption, questions, regions
 
-WORLD_VERSION = 6
+WORLD_VERSION = 7
 """Counts up when the same seed begins to mean another world."""
 SETTINGS = "world.json"
 RECORDS_PER_JOB = 64
@@ -111,11 +111,12 @@ def _sources(scenes: int, documents: int, chats: int, texts: int, held_out: tupl
 
 def make_world(
     folder: Path,
+    *,
+    scenes: int,
+    documents: int,
+    chats: int,
+    texts: int,
     seed: int = 0,
-    scenes: int = 20000,
-    documents: int = 10000,
-    chats: int = 5000,
-    texts: int = 20000,
     held_out: tuple[int, int, int] = (300, 300, 200),
     workers: int = 2,
     progress: Callable[[str, int, int], None] = lambda source, done, total: None,

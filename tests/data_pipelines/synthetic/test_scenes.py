@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.synthetic.scenes import (
+    ANNOTATION_STEPS,
     COLOURS,
     GAP,
     LEAST_X_DISTANCE,
@@ -16,9 +17,11 @@ from data_pipelines.synthetic.scenes import (
     SIZES,
     TEXTURES,
     WIDEST_ASPECT,
+    annotated,
     is_held_out,
     sample_scene,
 )
+from qwenvl_jax.processing.markup import to_thousandths
 
 
 def scenes(held_out: bool, number: int = 150):
@@ -81,3 +84,11 @@ def test_given_looks_are_in_the_scene():
     scene = sample_scene(np.random.default_rng(0), True, given=(look,), count=3)
     assert look in [item.look for item in scene.objects]
     assert len(scene.objects) == 3
+
+
+def test_annotated_coordinates_are_multiples():
+    """What is annotated is written as a multiple of 20 thousandths, the nearest to what is drawn (999 at the far edge)."""
+    for side in range(SIDES[0], SIDES[1] + 1):
+        for step in range(ANNOTATION_STEPS + 1):
+            for x in ((step - 0.49) / ANNOTATION_STEPS * side, (step + 0.49) / ANNOTATION_STEPS * side):
+                assert to_thousandths(annotated(x, side), side) == min(20 * step, 999)

@@ -3,8 +3,12 @@
 import numpy as np
 import pytest
 
+from configs.tiny import tiny
 from data_pipelines.synthetic.texts import KINDS, sample_text
 from qwenvl_jax.processing.markup import ImageSpan, parse
+from qwenvl_jax.processing.tokenizer import load_tokenizer
+
+TOKENIZER = load_tokenizer("world")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -13,11 +17,13 @@ def test_markup_is_whole_and_without_pictures(kind):
     for i in range(15):
         text = kind(np.random.default_rng(i))
         assert not any(isinstance(element, ImageSpan) for element in parse(text))
-        assert 20 < len(text.encode()) < 700
+        assert 20 < len(text.encode()) < 1300
 
 
 def test_texts_are_short():
-    """Most texts have 100 to 500 bytes: a packed row holds several."""
-    lengths = [len(sample_text(np.random.default_rng([1, i])).encode()) for i in range(80)]
-    assert 200 < np.mean(lengths) < 400
+    """No text is longer than a row of stage `language`, and most are far shorter: a packed row holds several."""
+    row = next(stage.sequence_length for stage in tiny().stages if stage.name == "language")
+    lengths = [len(TOKENIZER.encode(sample_text(np.random.default_rng([1, i])))) for i in range(200)]
+    assert max(lengths) <= row
+    assert np.mean(lengths) < 0.6 * row
     assert sum(KINDS.values()) == pytest.approx(1)

@@ -130,7 +130,7 @@ def test_grounded_caption_is_the_caption(number):
     scene = sample_scene(np.random.default_rng(number), held_out=True, count=number)
     grounded = grounded_caption(scene).answer
     assert re.sub("<box>.*?</box>|</?ref>", "", grounded) == caption(scene).answer
-    boxes = [format_box(item.box, scene.width, scene.height) for item in scene.objects]
+    boxes = [format_box(scene.annotated_box(item), scene.width, scene.height) for item in scene.objects]
     assert [str(element) for element in parse(grounded) if str(element).startswith("<box>")] == boxes
 
 
@@ -139,5 +139,5 @@ def test_regions_and_references_mean_one_object():
     for i, scene in enumerate(SCENES[:60]):
         for region, item in zip(regions(scene), scene.objects):
             assert the_object(scene, region.phrase.removeprefix("the ")) is item
-            assert region.boxes == (item.box,)
+            assert region.boxes == (scene.annotated_box(item),)
             assert the_object(scene, refer(scene, item, np.random.default_rng(i))[0]) is item
