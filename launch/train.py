@@ -32,7 +32,7 @@ class TrainOptions:
     """Trains a recipe. Every field of the recipe can be overridden, stages by their names: `--multitask.steps 500`."""
 
     recipe: tyro.conf.Positional[str]
-    """`tiny`, `qwen-vl`, `qwen2-vl-2b`, `qwen2-vl-7b` or `qwen2-vl-72b`."""
+    """`tiny`, `tiny-qwen2`, `qwen-vl`, `qwen2-vl-2b`, `qwen2-vl-7b` or `qwen2-vl-72b`."""
     stage: str = "all"
     """One stage by its name, or `all` in order."""
     workdir: Path | None = None

@@ -1,4 +1,5 @@
-"""The vocabularies of `tiny` and `tiny-qwen2`: byte pairs merged over what is said about scenes, in `qwen.tiktoken`'s format.
+"""The vocabularies of `tiny` and `tiny-qwen2`: byte pairs merged over what is said about scenes, in the format of
+`qwen.tiktoken`.
 
 A text of the world has 93 of these ids in the mean, 249 of single bytes, and each attribute of an object is one id, as
 common words are for Qwen-7B. With single bytes `tiny` learned nothing in stage 1, whose language model is frozen, and

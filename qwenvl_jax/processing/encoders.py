@@ -60,8 +60,11 @@ class Encoder(Protocol):
     def empty(self, rows: int, length: int, vision: int) -> Batch:
         """Rows of `length` tokens with room for so many image slots or patches."""
 
+    def place_pixels(self, row: Batch, vision: int, encoded: Any, pixels: Any) -> None:
+        """Writes a sample's images and videos into a row (see `row_of`) behind `vision` slots or patches."""
+
     def place(self, row: Batch, start: int, vision: int, encoded: Any, pixels: Any) -> None:
-        """Writes a sample into a row (see `row_of`) behind `start` tokens and `vision` slots or patches."""
+        """Writes a whole sample into a row, its text behind `start` tokens."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +94,13 @@ class ImageSlotEncoder:
     def empty(self, rows: int, length: int, vision: int) -> Batch:
         return empty_batch(rows, length, vision, self.resolution, self.tokenizer.eod_id)
 
-    def place(self, row: Batch, start: int, vision: int, encoded: EncodedSample, pixels: list[np.ndarray]) -> None:
-        _place_text(row, start, encoded, vision * self.queries)
+    def place_pixels(self, row: Batch, vision: int, encoded: EncodedSample, pixels: list[np.ndarray]) -> None:
         for slot, picture in enumerate(pixels, vision):
             row.images[slot] = picture
+
+    def place(self, row: Batch, start: int, vision: int, encoded: EncodedSample, pixels: list[np.ndarray]) -> None:
+        _place_text(row, start, encoded, vision * self.queries)
+        self.place_pixels(row, vision, encoded, pixels)
 
 
 @dataclass(frozen=True)
@@ -143,8 +149,7 @@ class PatchEncoder:
         values = 3 * MERGE * self.patch**2
         return empty_patch_batch(rows, length, vision, values, self.tokenizer.eod_id)
 
-    def place(self, row: Batch, start: int, vision: int, encoded: EncodedVisualSample, pixels: np.ndarray) -> None:
-        _place_text(row, start, encoded, vision // MERGE**2)
+    def place_pixels(self, row: Batch, vision: int, encoded: EncodedVisualSample, pixels: np.ndarray) -> None:
         row.patches[vision : vision + len(pixels)] = pixels
         segment = int(row.patch_segments[vision - 1]) if vision else 0
         for grid in encoded.grids:
@@ -152,6 +157,10 @@ class PatchEncoder:
             row.patch_positions[here] = patch_positions(grid)
             row.patch_segments[here] = frame_numbers(grid) + segment + 1
             vision, segment = here.stop, segment + grid.frames
+
+    def place(self, row: Batch, start: int, vision: int, encoded: EncodedVisualSample, pixels: np.ndarray) -> None:
+        _place_text(row, start, encoded, vision // MERGE**2)
+        self.place_pixels(row, vision, encoded, pixels)
 
 
 def _place_text(row: Batch, start: int, encoded: Encoded, first_vision: int) -> None:

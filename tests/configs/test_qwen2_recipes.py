@@ -8,6 +8,8 @@ from configs.qwen2_vl import MODEL_2B, MODEL_7B, MODEL_72B, SIZES
 from configs.recipes import recipe
 from data_pipelines.tasks import tasks_of
 from qwenvl_jax.models.parameters import build
+from qwenvl_jax.processing.qwen2_tokens import QWEN2_VL
+from qwenvl_jax.processing.tokenizer import load_tokenizer
 from qwenvl_jax.training.optimizer import resolve
 
 PUBLISHED = {
@@ -66,3 +68,18 @@ def test_rows_and_vocabulary_divide(run) -> None:
     chunks = run.precision.loss_chunks
     assert all(run.model.language.vocab_size % (chunks * tensor) == 0 for tensor in (1, 2, 4, 8))
     assert math.gcd(*(stage.rows for stage in run.stages)) % 64 == 0
+
+
+def test_tiny_has_the_papers_stages_behind_what_stands_in_for_its_downloads() -> None:
+    """Every parameter has its rule in every stage; ViT alone, LLM alone, then as in the paper; under five million weights,
+    and ids for its whole vocabulary."""
+    run = recipe("tiny-qwen2")
+    architecture = build(run.model, run.precision)
+    assert architecture.size < 5e6
+    frozen = {"vision": {"merger", "language"}, "language": {"vision", "merger"}, **FROZEN}
+    assert [stage.name for stage in run.stages] == list(frozen)
+    for stage in run.stages:
+        table = resolve(stage.parameters, architecture.shapes)
+        assert {path.split("/")[0] for path in table.frozen} == frozen[stage.name]
+        assert not {path.split("/")[0] for path in table.trained} & frozen[stage.name]
+    assert load_tokenizer(run.data.tokenizer, QWEN2_VL).size <= run.model.language.vocab_size
