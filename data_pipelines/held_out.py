@@ -13,6 +13,7 @@ from typing import NamedTuple
 from data_pipelines import tasks
 from data_pipelines.records import Record
 from data_pipelines.sources.source import RecordSource
+from data_pipelines.synthetic.small_print import at_low_resolution
 from qwenvl_jax.processing.chatml import Round, chat_prompt, query_of
 from qwenvl_jax.processing.example import Example
 from qwenvl_jax.processing.sample import Sample, Text
@@ -29,7 +30,7 @@ def split_sample(sample: Sample) -> tuple[Sample, str]:
     if not isinstance(target, Text) or not target.supervised:
         raise ValueError("the sample does not end with its answer: it cannot be asked")
     answer = target.text.removesuffix(END_OF_TEXT).strip()
-    return Sample(tuple(prompt), sample.images), answer
+    return replace(sample, parts=tuple(prompt)), answer
 
 
 def _example(record: Record, benchmark: str, sample: Sample | None, question: str, **fields) -> Iterator[Example]:
@@ -48,6 +49,25 @@ def _ocr_vqa(record: Record) -> Iterator[Example]:
     for item in record.questions:
         sample = tasks.ocr_vqa(replace(record, questions=(item,)))
         yield from _example(record, "ocr_vqa", sample, item.question)
+
+
+def _small_print(record: Record) -> Iterator[Example]:
+    for item in record.questions:
+        sample = tasks.ocr_vqa(replace(record, questions=(item,)))
+        yield from _example(record, "small_print", sample, item.question)
+
+
+def _small_print_low(record: Record) -> Iterator[Example]:
+    """The questions of `_small_print`, on pictures at a fixed low resolution."""
+    for example in _small_print(record):
+        images = tuple(map(at_low_resolution, example.prompt.images))
+        yield replace(example, benchmark="small_print_low", prompt=replace(example.prompt, images=images))
+
+
+def _video(record: Record) -> Iterator[Example]:
+    for item in record.questions:
+        sample = tasks.video_vqa(replace(record, questions=(item,)))
+        yield from _example(record, "video", sample, item.question, kind=item.kind)
 
 
 def _caption(record: Record) -> Iterator[Example]:
@@ -107,7 +127,7 @@ def _chat_refer(record: Record) -> Iterator[Example]:
             yield _chat_example(record, "chat_refer", rounds[:i], question, answer)
 
 
-SCENES, DOCUMENTS, CHATS = "scenes", "documents", "chats"
+SCENES, DOCUMENTS, CHATS, SMALL_PRINT, VIDEOS = "scenes", "documents", "chats", "small_print", "videos"
 
 
 class Asked(NamedTuple):
@@ -128,6 +148,9 @@ ASKED: dict[str, Asked] = {
     "ocr_vqa": Asked(DOCUMENTS, _ocr_vqa, 60),
     "chat": Asked(CHATS, _chat, 120),
     "chat_refer": Asked(CHATS, _chat_refer, 40),
+    "small_print": Asked(SMALL_PRINT, _small_print, 120),
+    "small_print_low": Asked(SMALL_PRINT, _small_print_low, 120),
+    "video": Asked(VIDEOS, _video, 160),
 }
 """Benchmark -> what it asks. A standard error of a share p is sqrt(p (1 - p) / number): 0.02 for 0.9 of 200.
 """
@@ -153,10 +176,10 @@ def choose(records: Iterable[Record], asked: Asked, number: int) -> list[Example
 def held_out_examples(
     sources: Mapping[str, RecordSource], numbers: Mapping[str, int] | None = None
 ) -> tuple[Example, ...]:
-    """Examples of all benchmarks.
+    """Examples of all benchmarks whose source is there.
 
     Args:
-      sources: `scenes`, `documents` and `chats` of held-out records.
+      sources: held-out records by the names of `ASKED`.
       numbers: examples of a benchmark where they differ from `ASKED`; 0 leaves it out.
 
     Raises:
@@ -167,6 +190,8 @@ def held_out_examples(
         raise ValueError(f"no benchmark {sorted(unknown)}; there are {list(ASKED)}")
     examples: list[Example] = []
     for name, asked in ASKED.items():
+        if asked.source not in sources:
+            continue
         number = numbers.get(name, asked.number)
         source = sources[asked.source]
         found = choose((source[i] for i in range(len(source))), asked, number)

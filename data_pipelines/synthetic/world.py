@@ -30,6 +30,7 @@ from data_pipelines.synthetic.native import (
 )
 from data_pipelines.synthetic.rendering import render_scene
 from data_pipelines.synthetic.scenes import sample_scene
+from data_pipelines.synthetic.screens import Screen, sample_screen
 from data_pipelines.synthetic.texts import sample_text
 from data_pipelines.synthetic.wording import caption, caption_zh, grounded_caption, questions, regions
 
@@ -188,6 +189,26 @@ def make_native_world(
     planned += [(f"held_out/{name}", kind, True, count) for name, kind, count in zip(counts, kinds, held_out)]
     sources = [Source(*source, stream) for stream, source in enumerate(planned)]
     _make_sources(Path(folder), sources, NATIVE_VERSION, seed, workers, progress)
+
+
+HELD_OUT_EPISODES = "held_out/episodes"
+
+
+def held_out_screens(folder: Path, share: float = 1.0) -> dict[str, Screen]:
+    """The first screens of a share of the held-out episodes of the world in `folder`, by the keys of their records; none
+    where it has no such episodes. They are made again from the seed: what is stored are the expert's ways.
+    """
+    path = Path(folder) / SETTINGS
+    settings = json.loads(path.read_text()) if path.is_file() else {"records": {}}
+    if HELD_OUT_EPISODES not in settings["records"]:
+        return {}
+    stream, count = list(settings["records"]).index(HELD_OUT_EPISODES), settings["records"][HELD_OUT_EPISODES]
+    return {
+        f"{HELD_OUT_EPISODES}/{index:06d}": sample_screen(
+            np.random.default_rng([settings["seed"], stream, index]), True
+        )
+        for index in range(round(share * count))
+    }
 
 
 def _make_sources(
