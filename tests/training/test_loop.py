@@ -1,24 +1,23 @@
 """Promises of `qwenvl_jax.training.loop`: a stage from end to end, killed, stopped and resumed."""
 
 import os
+import re
 import signal
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
-from small_model import random_batch, small_run, small_stage
 
-from configs.qwen_vl import parameter_tables
 from qwenvl_jax.config import CheckpointConfig, MeshConfig
 from qwenvl_jax.parallel.mesh import make_mesh
 from qwenvl_jax.training import loop
 from qwenvl_jax.training.checkpoints import load_parameters, read_position
 from qwenvl_jax.training.metrics import read_metrics
 
-STAGE = small_stage(name="sft", steps=9, parameters=parameter_tables(2, 0.95, 0.05)["sft"])
+STEPS = 9
 # Lines every 2 steps and checkpoints every 3: a checkpoint falls between two lines.
-RUN = small_run(STAGE, checkpoint=CheckpointConfig(every=3, keep=2), log_every=2)
+EVERY = {"checkpoint": CheckpointConfig(every=3, keep=2), "log_every": 2}
 TIMES = {"time", "tokens_per_second", "samples_per_second", "step_seconds", "data_wait", "flops_per_second", "mfu"}
 TIMES |= {"padding"}  # of the steps since the restart
 
@@ -27,12 +26,18 @@ class Stop(Exception):
     """A kill."""
 
 
-def batches(start: int, at: int | None = None, act=None):
+@pytest.fixture(scope="module")
+def batches(family):
     """The stream as a pure function of the step; before step `at`, `act()` happens."""
-    for step in range(start, STAGE.steps):
-        if step == at:
-            act()
-        yield random_batch(step), SimpleNamespace(fingerprint=f"batch {step}", replaced=step, dropped=step % 2)
+
+    def stream(start: int, at: int | None = None, act=None):
+        for step in range(start, STEPS):
+            if step == at:
+                act()
+            info = SimpleNamespace(fingerprint=f"batch {step}", replaced=step, dropped=step % 2)
+            yield family.random_batch(step), info
+
+    return stream
 
 
 def kill():
@@ -44,8 +49,10 @@ def interrupt():
 
 
 @pytest.fixture(scope="module")
-def train(architecture, parameters):
+def train(family, family_architecture, family_parameters, batches):
     """(workdir, stream) -> parameters after the stage; the step is compiled once for all runs of this file."""
+    stage = family.small_stage(name="sft", steps=STEPS, parameters=family.TABLES["sft"])
+    run = family.small_run(stage, **EVERY)
     mesh, compiled = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]), {}
     compile_step = loop.compile_step
 
@@ -58,7 +65,7 @@ def train(architecture, parameters):
         patch.setattr(loop, "compile_step", compile_once)
         patch.setattr(loop, "peak_flops", lambda: 1e12)
         yield lambda workdir, stream=batches: loop.train_stage(
-            RUN, STAGE, architecture, parameters, stream, mesh, workdir
+            run, stage, family_architecture, family_parameters, stream, mesh, workdir
         )
 
 
@@ -81,7 +88,7 @@ def same_end(workdir, parameters, never_stopped) -> None:
         assert np.array_equal(parameters[path], expected), path
 
 
-def test_a_stage_records_every_second_step_and_the_last(never_stopped) -> None:
+def test_a_stage_records_every_second_step_and_the_last(never_stopped, family_architecture) -> None:
     """Losses per task, FLOPs by part, bad samples and the batch's fingerprint stand in metrics.jsonl; TensorBoard files
     beside it."""
     workdir, _ = never_stopped
@@ -92,26 +99,27 @@ def test_a_stage_records_every_second_step_and_the_last(never_stopped) -> None:
     assert {"loss", "loss/caption", "loss/vqa", "grad_norm", "learning_rate", "padding", "data_wait", "mfu"} <= set(
         found[0]
     )
-    assert {"flops/vision", "flops/adapter", "flops/language", "flops/loss"} <= set(found[0])
+    parts = {path.split("/")[0] for path in family_architecture.shapes}
+    assert {f"flops/{part}" for part in (*parts, "loss")} <= set(found[0])
     assert all(0 <= line["data_wait"] <= 1 for line in found)
     assert list((workdir / "tensorboard" / "sft").iterdir())
 
 
-def test_the_newest_checkpoints_stay(never_stopped, architecture) -> None:
+def test_the_newest_checkpoints_stay(never_stopped, family_architecture) -> None:
     """The last two of 3, 6, 9; the last one holds the parameters that were returned, and where the data stood."""
     workdir, parameters = never_stopped
     assert sorted(p.name for p in (workdir / "checkpoints" / "sft").iterdir() if p.name.isdigit()) == ["6", "9"]
     loaded = load_parameters(workdir, "sft", 9)
-    assert loaded.keys() == architecture.shapes.keys()
+    assert loaded.keys() == family_architecture.shapes.keys()
     assert all(np.array_equal(loaded[p], parameters[p]) for p in parameters)
     assert read_position(workdir, "sft", 9) == {"stage": "sft", "fingerprint": "batch 8", "unlogged": []}
 
 
-def test_frozen_parameters_keep_their_bits(never_stopped, parameters) -> None:
+def test_frozen_parameters_keep_their_bits(never_stopped, family, family_parameters) -> None:
     """After a stage with a frozen ViT its parameters are the old ones, and all others are not."""
     for path, after in never_stopped[1].items():
-        frozen = path.startswith("vision/") or path == "adapter/position"
-        assert np.array_equal(after, parameters[path]) == frozen, path
+        frozen = bool(re.fullmatch(family.SFT_FROZEN, path))
+        assert np.array_equal(after, family_parameters[path]) == frozen, path
 
 
 def test_a_finished_stage_trains_nothing(train, never_stopped) -> None:
@@ -124,7 +132,7 @@ def test_a_finished_stage_trains_nothing(train, never_stopped) -> None:
 
 
 @pytest.mark.parametrize("at", [2, 5, 8])
-def test_a_killed_run_ends_with_the_same_bits(train, never_stopped, tmp_path, at: int) -> None:
+def test_a_killed_run_ends_with_the_same_bits(train, batches, never_stopped, tmp_path, at: int) -> None:
     """Killed before the first checkpoint, between two lines, and before the last step: losses and parameters are those
     of a run never stopped."""
     with pytest.raises(Stop):
@@ -135,7 +143,7 @@ def test_a_killed_run_ends_with_the_same_bits(train, never_stopped, tmp_path, at
     same_end(tmp_path, parameters, never_stopped)
 
 
-def test_a_signal_saves_and_stops(train, never_stopped, tmp_path) -> None:
+def test_a_signal_saves_and_stops(train, batches, never_stopped, tmp_path) -> None:
     """Ctrl-C ends the step, saves it and raises; the handlers are put back, and the run goes on from that very step."""
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
