@@ -7,6 +7,7 @@ the right answer is what would have been learned.
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -14,7 +15,9 @@ from data_pipelines import tasks
 from data_pipelines.records import Record
 from data_pipelines.sources.source import RecordSource
 from data_pipelines.synthetic.small_print import at_low_resolution
-from qwenvl_jax.processing.chatml import Round, chat_prompt, query_of
+from qwenvl_jax.config import ModelConfig, Qwen2VLConfig, QwenVLConfig
+from qwenvl_jax.processing.chat_formats import CHAT_FORMATS, ChatFormat, chat_prompt
+from qwenvl_jax.processing.chatml import Round, query_of
 from qwenvl_jax.processing.example import Example
 from qwenvl_jax.processing.sample import Sample, Text
 from qwenvl_jax.processing.tokenizer import BOX_START, END_OF_TEXT, IMAGE_START
@@ -102,29 +105,29 @@ _PICTURE_LINE = re.compile(f".*{re.escape(IMAGE_START)}.*\n")
 
 
 def _chat_example(
-    record: Record, benchmark: str, history: Sequence[tuple[str, str]], query: str, answer: str
+    chat: ChatFormat, record: Record, benchmark: str, history: Sequence[tuple[str, str]], query: str, answer: str
 ) -> Example:
     """`history` holds the texts of past questions and answers."""
     images = tuple(image.data for image in record.images)
     rounds = [Round(query_of(asked, images), answered) for asked, answered in history]
-    prompt = chat_prompt(rounds, query_of(query, images))
+    prompt = chat_prompt(chat, rounds, query_of(query, images))
     return Example(record.key, benchmark, prompt, _PICTURE_LINE.sub("", query), answer)
 
 
-def _chat(record: Record) -> Iterator[Example]:
+def _chat(chat: ChatFormat, record: Record) -> Iterator[Example]:
     """Questions on several pictures, each as the first turn of a conversation."""
     for item in record.questions:
         if item.kind == tasks.CHAT_KIND:
-            yield _chat_example(record, "chat", (), item.question, item.answer)
+            yield _chat_example(chat, record, "chat", (), item.question, item.answer)
 
 
-def _chat_refer(record: Record) -> Iterator[Example]:
+def _chat_refer(chat: ChatFormat, record: Record) -> Iterator[Example]:
     """Turns that are answered with a box, behind the true turns before them."""
     turns = [turn.text for turn in record.conversation]
     rounds = list(zip(turns[::2], turns[1::2]))
     for i, (question, answer) in enumerate(rounds):
         if BOX_START in answer:
-            yield _chat_example(record, "chat_refer", rounds[:i], question, answer)
+            yield _chat_example(chat, record, "chat_refer", rounds[:i], question, answer)
 
 
 SCENES, DOCUMENTS, CHATS, SMALL_PRINT, VIDEOS = "scenes", "documents", "chats", "small_print", "videos"
@@ -138,6 +141,13 @@ class Asked(NamedTuple):
     number: int
 
 
+def _chats(chat: ChatFormat) -> dict[str, Asked]:
+    return {
+        "chat": Asked(CHATS, partial(_chat, chat), 120),
+        "chat_refer": Asked(CHATS, partial(_chat_refer, chat), 40),
+    }
+
+
 ASKED: dict[str, Asked] = {
     "vqa": Asked(SCENES, _vqa, 200),
     "caption": Asked(SCENES, _caption, 120),
@@ -146,14 +156,23 @@ ASKED: dict[str, Asked] = {
     "grounded_caption": Asked(SCENES, _grounded_caption, 40),
     "ocr": Asked(DOCUMENTS, _ocr, 100),
     "ocr_vqa": Asked(DOCUMENTS, _ocr_vqa, 60),
-    "chat": Asked(CHATS, _chat, 120),
-    "chat_refer": Asked(CHATS, _chat_refer, 40),
+    **_chats(CHAT_FORMATS[QwenVLConfig]),
     "small_print": Asked(SMALL_PRINT, _small_print, 120),
     "small_print_low": Asked(SMALL_PRINT, _small_print_low, 120),
     "video": Asked(VIDEOS, _video, 160),
 }
-"""Benchmark -> what it asks. A standard error of a share p is sqrt(p (1 - p) / number): 0.02 for 0.9 of 200.
+"""Benchmark -> what it asks of a Qwen-VL. A standard error of a share p is sqrt(p (1 - p) / number): 0.02 for 0.9 of 200.
 """
+ASKED_OF: Mapping[type, Mapping[str, Asked]] = {
+    # a model's configuration: its benchmarks
+    QwenVLConfig: ASKED,
+    Qwen2VLConfig: ASKED | _chats(CHAT_FORMATS[Qwen2VLConfig]),
+}
+
+
+def asked_of(model: ModelConfig) -> Mapping[str, Asked]:
+    """The benchmarks of a model, each in the format in which the model is trained."""
+    return ASKED_OF[type(model)]
 
 
 def choose(records: Iterable[Record], asked: Asked, number: int) -> list[Example]:
@@ -174,22 +193,25 @@ def choose(records: Iterable[Record], asked: Asked, number: int) -> list[Example
 
 
 def held_out_examples(
-    sources: Mapping[str, RecordSource], numbers: Mapping[str, int] | None = None
+    sources: Mapping[str, RecordSource],
+    numbers: Mapping[str, int] | None = None,
+    benchmarks: Mapping[str, Asked] = ASKED,
 ) -> tuple[Example, ...]:
     """Examples of all benchmarks whose source is there.
 
     Args:
-      sources: held-out records by the names of `ASKED`.
-      numbers: examples of a benchmark where they differ from `ASKED`; 0 leaves it out.
+      sources: held-out records by the names of sources; a benchmark whose source is not there is not asked.
+      numbers: examples of a benchmark where they differ from the table's; 0 leaves it out.
+      benchmarks: of the model, see `asked_of`.
 
     Raises:
       ValueError: `numbers` names no benchmark, or a source has no record that a benchmark can ask about.
     """
     numbers = numbers or {}
-    if unknown := set(numbers) - set(ASKED):
-        raise ValueError(f"no benchmark {sorted(unknown)}; there are {list(ASKED)}")
+    if unknown := set(numbers) - set(benchmarks):
+        raise ValueError(f"no benchmark {sorted(unknown)}; there are {list(benchmarks)}")
     examples: list[Example] = []
-    for name, asked in ASKED.items():
+    for name, asked in benchmarks.items():
         if asked.source not in sources:
             continue
         number = numbers.get(name, asked.number)

@@ -1,4 +1,5 @@
-"""`qwenvl chat CHECKPOINT [--image FILE ...] [QUESTION]`: a conversation on the terminal; boxes are drawn to PNG files."""
+"""`qwenvl chat CHECKPOINT [--image FILE ...] [--video FILE ...] [QUESTION]`: a conversation on the terminal; boxes are drawn
+to PNG files."""
 
 import itertools
 import re
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from io import BufferedWriter, TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import tyro
@@ -24,11 +25,12 @@ from qwenvl_jax.inference.loading import load
 from qwenvl_jax.inference.model import Model
 from qwenvl_jax.inference.processor import Processor
 from qwenvl_jax.processing.chatml import SYSTEM_PROMPT
-from qwenvl_jax.processing.image_sources import read_image
+from qwenvl_jax.processing.image_sources import read_image, read_video
 
 COMMANDS = {
     "/image FILE ...": "shows pictures with your next question",
-    "/clear": "forgets the conversation and its pictures",
+    "/video FILE ...": "shows videos with your next question (Qwen2-VL)",
+    "/clear": "forgets the conversation, its pictures and videos",
     "/help": "lists this",
     "/quit": "ends, as Ctrl-D does; Ctrl-C stops an answer",
 }
@@ -46,6 +48,8 @@ class ChatOptions:
     question: tyro.conf.Positional[str] = ""
     image: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-i"])] = ()
     """Pictures, in order; the question calls them "Picture 1", "Picture 2", ..."""
+    video: Annotated[tuple[Path, ...], tyro.conf.arg(aliases=["-v"])] = ()
+    """Videos, in order, behind the pictures; Qwen2-VL alone sees them."""
     output: Path = Path("answer.png")
     """Where the latest picture goes with an answer's boxes; where that file exists, answer-2.png, answer-3.png, ..."""
     system: str = SYSTEM_PROMPT
@@ -69,8 +73,9 @@ def chat(arguments: list[str]) -> None:
     """Raises FileNotFoundError or ValueError with one sentence for a missing checkpoint or a bad picture."""
     options = tyro.cli(ChatOptions, args=arguments, prog="qwenvl chat", config=(tyro.conf.UseAppendAction,))
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters to a user of a picture, `read_image` says
-    pictures = [read_image(path, options.allow_urls) for path in options.image]
-    terminal = Terminal(options, pictures)
+    shown = [{"image": read_image(path, options.allow_urls)} for path in options.image]
+    shown += [{"video": read_video(path)} for path in options.video]
+    terminal = Terminal(options, shown)
     try:
         model, processor = terminal.load()
     except KeyboardInterrupt:
@@ -104,11 +109,11 @@ class Terminal:
     """Where a conversation is read and written: answers go to stdout, all else to stderr.
 
     Attributes:
-      pictures: encoded pictures that go with the next question.
+      shown: encoded pictures and videos that go with the next question, as elements of a query.
     """
 
-    def __init__(self, options: ChatOptions, pictures: list[bytes]) -> None:
-        self.pictures = pictures
+    def __init__(self, options: ChatOptions, shown: list[dict[str, bytes]]) -> None:
+        self.shown = shown
         self._options = options
         self._answers = Console(highlight=False, soft_wrap=True)
         self._notes = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
@@ -152,10 +157,10 @@ class Terminal:
         """Writes the answer as it comes and draws its boxes; False where Ctrl-C has stopped it.
 
         Raises:
-          ValueError: a setting is wrong, or the device's memory does not suffice.
+          ValueError: a setting is wrong, the model sees no videos, or the device's memory does not suffice.
         """
-        query: list[dict[str, object]] = [{"image": picture} for picture in self.pictures]
-        query.append({"text": question})
+        query: list[dict[str, Any]] = [*self.shown, {"text": question}]
+        self.shown = []  # also where it fails: what cannot be answered is not asked again with the next question
         whole = True
         try:
             with closing(conversation.stream(query)) as pieces:
@@ -170,7 +175,6 @@ class Terminal:
         self._write("\n")
         if not whole:
             self._note("stopped")
-        self.pictures = []
         self._draw(conversation)
         return whole
 
@@ -189,13 +193,18 @@ class Terminal:
         """Does what a line that starts with / says; False where it ends the conversation."""
         command, _, rest = line.strip().partition(" ")
         if command == "/image":
-            for path in _paths(rest):
-                self.pictures.append(read_image(path, self._options.allow_urls))
-                shown = sum(len(past.query.images) for past in conversation.history)
-                self._note(f"Picture {shown + len(self.pictures)}: {path}")
+            for path in _paths(command, rest):
+                self.shown.append({"image": read_image(path, self._options.allow_urls)})
+                before = sum(len(past.query.images) for past in conversation.history)
+                self._note(f"Picture {before + sum('image' in each for each in self.shown)}: {path}")
+        elif command == "/video":
+            for path in _paths(command, rest):
+                self.shown.append({"video": read_video(path)})
+                before = sum(len(past.query.videos) for past in conversation.history)
+                self._note(f"Video {before + sum('video' in each for each in self.shown)}: {path}")
         elif command == "/clear":
             conversation.history.clear()
-            self.pictures = []
+            self.shown = []
             self._note("the conversation is forgotten")
         elif command == "/help":
             width = max(map(len, COMMANDS))
@@ -239,11 +248,11 @@ class Terminal:
         self._notes.print(text.translate(_CONTROL), style="dim")
 
 
-def _paths(rest: str) -> list[str]:
-    """The files of /image: one whose name may hold spaces, or several, quoted as in a shell."""
+def _paths(command: str, rest: str) -> list[str]:
+    """The files of /image or /video: one whose name may hold spaces, or several, quoted as in a shell."""
     rest = rest.strip()
     if not rest:
-        raise ValueError("/image needs the name of a file")
+        raise ValueError(f"{command} needs the name of a file")
     try:
         if Path(rest).is_file():
             return [rest]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tyro
 
-from data_pipelines.held_out import ASKED, held_out_examples
+from data_pipelines.held_out import asked_of, held_out_examples
 from data_pipelines.sources.opening import open_source
 from data_pipelines.synthetic.world import held_out_screens
 from qwenvl_jax.config import Run, Stage, from_json
@@ -27,7 +27,6 @@ from qwenvl_jax.processing.sample import Sample
 from qwenvl_jax.training.checkpoints import locate
 from qwenvl_jax.training.metrics import read_metrics
 
-HELD_OUT = tuple(dict.fromkeys(asked.source for asked in ASKED.values()))
 EARLY_SHARE = 0.4
 """Share of the questions asked after stages before the last: a model that cannot answer yet writes until its limit, which
 took 69 s after stage 1 of `tiny` for all questions, on two busy cores."""
@@ -55,8 +54,10 @@ def scores_of(name: str, model: Model, processor: Processor, folder: Path, share
     Answers are greedy. `name` (of the stage, or of the model) stands in the result; `share` of the questions are asked.
     """
     began = time.perf_counter()
-    sources = {name: open_source(folder, name) for name in HELD_OUT if (folder / name).is_dir()}
-    numbers = {name: round(share * asked.number) for name, asked in ASKED.items()}
+    benchmarks = asked_of(model.architecture.config)
+    names = dict.fromkeys(asked.source for asked in benchmarks.values())
+    sources = {name: open_source(folder, name) for name in names if (folder / name).is_dir()}
+    numbers = {name: round(share * asked.number) for name, asked in benchmarks.items()}
 
     def answer(prompts: Sequence[Sample], most: int) -> list[str]:
         return generate(model, processor, prompts, max_new_tokens=most, temperature=0.0, stop=())
@@ -64,7 +65,7 @@ def scores_of(name: str, model: Model, processor: Processor, folder: Path, share
     def act(prompts: Sequence[Sample]) -> list[str]:
         return generate(model, processor, prompts, max_new_tokens=MAX_NEW_TOKENS, temperature=0.0, stop=STOPS)
 
-    result = evaluate(held_out_examples(sources, numbers), answer)
+    result = evaluate(held_out_examples(sources, numbers, benchmarks), answer)
     if screens := held_out_screens(folder.parent, share):
         result = joined(result, evaluate_agent(screens, act))
     shown = stage_evaluation(name, result)

@@ -4,6 +4,7 @@ Source: `chat`, `chat_stream` and `draw_bbox_on_latest_picture` of the original.
 """
 
 from collections.abc import Generator, Iterator
+from functools import reduce
 from io import BytesIO
 from typing import Any
 
@@ -17,13 +18,14 @@ from qwenvl_jax.inference.processor import Processor
 from qwenvl_jax.processing.chatml import SYSTEM_PROMPT, Round
 from qwenvl_jax.processing.list_format import Elements
 from qwenvl_jax.processing.sample import Sample, joined
+from qwenvl_jax.processing.visual_sample import visuals_of
 
 
 class Chat:
-    """A conversation. Pictures are numbered through all its rounds ("Picture 1", "Picture 2", ...).
+    """A conversation. Where pictures and videos are numbered, it is through all its rounds ("Picture 1", "Video 1", ...).
 
     Of a long history the model sees the newest rounds that fit (`trim_history`). A model whose format is `raw` has not
-    learned to converse: it sees all pictures and the newest question.
+    learned to converse: it sees all pictures and videos and the newest question.
 
     Attributes:
       history: the rounds so far; may be cut or cleared.
@@ -55,13 +57,14 @@ class Chat:
 
     def stream(self, query: str | Elements) -> Generator[str, None, None]:
         """The answer in pieces. Where the caller stops early, what was written so far is the round's answer."""
-        shown = [image for past in self.history for image in past.query.images]
-        asked = self._processor.query(query, first_picture=len(shown) + 1, allow_urls=self._allow_urls)
+        past = [each.query for each in self.history]
+        pictures, videos = sum(len(each.images) for each in past), sum(len(each.videos) for each in past)
+        asked = self._processor.query(query, pictures + 1, videos + 1, self._allow_urls)
         if self._processor.generation.chat_format == CHATML:
             prompt = self._processor.prompt(asked, self.history, self._system)
         else:
-            before = self._processor.query([{"image": image} for image in shown])
-            prompt = joined(before, asked)
+            shown = (Sample(visuals_of(each), each.images, each.videos) for each in past)
+            prompt = reduce(joined, (*shown, asked))
         seed = (self._seed + len(self.history)) % MAX_SEED
         return self._record(asked, stream(self._model, self._processor, prompt, seed=seed))
 

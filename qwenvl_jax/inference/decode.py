@@ -6,7 +6,7 @@ Shape legend: B prompts, S prompt tokens (padded), D width, T cache length (S + 
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,21 +15,20 @@ import numpy as np
 from qwenvl_jax.batch import Batch
 from qwenvl_jax.inference.sampling import Sampling, choose
 from qwenvl_jax.models.parameters import Architecture, Parameters
-from qwenvl_jax.models.qwen_vl.language import Cache
 
 
 class Decoding(NamedTuple):
     """Answers that are being written.
 
     Attributes:
-      cache: keys and values of the prompts and of all tokens but the newest.
+      cache: keys and values of the prompts and of all tokens but the newest, as the language model keeps them.
       token: [B] int32, the newest token of each answer.
-      position: [B] int32, its rotary position.
+      position: [B] int32, its rotary position; [B, 3] for M-RoPE, the same on all axes.
       number: int32 scalar, tokens of the answers so far.
       done: [B] bool, rows that need no more tokens; what they are given is to be thrown away.
     """
 
-    cache: Cache
+    cache: Any
     token: jax.Array
     position: jax.Array
     number: jax.Array
@@ -59,7 +58,8 @@ def prefill(
 
     Args:
       embedded: [B, S, D], from `embed`.
-      positions, segment_ids: [B, S] of the batch.
+      positions: [B, S] of the batch, or [B, 3, S] for M-RoPE.
+      segment_ids: [B, S] of the batch.
       sampling: None for greedy decoding.
       new_tokens: most tokens of an answer.
       vocabulary: only ids below it are chosen: the head may have more rows than the tokenizer has ids.
@@ -69,7 +69,10 @@ def prefill(
     cache = language.empty_cache(rows, length + new_tokens)
     hidden, cache = language.extend(embedded, positions, segment_ids, cache)
     token = choose(language.head(hidden[:, -1:])[:, 0, :vocabulary], sampling, jnp.int32(0))
-    return Decoding(cache, token, positions[:, -1] + 1, jnp.int32(1), jnp.zeros(rows, bool))
+    # Behind an image or video text goes on after the largest position, on all axes of M-RoPE; padding has position 0.
+    behind = positions.reshape(rows, -1).max(-1) + 1
+    position = jnp.broadcast_to(behind.reshape(rows, *[1] * (positions.ndim - 2)), positions.shape[:-1])
+    return Decoding(cache, token, position, jnp.int32(1), jnp.zeros(rows, bool))
 
 
 @partial(jax.jit, static_argnames=("architecture", "steps", "vocabulary"), donate_argnames="state")
@@ -105,7 +108,7 @@ def advance(
     def write(carry: tuple[jax.Array, Decoding, jax.Array]) -> tuple[jax.Array, Decoding, jax.Array]:
         step, state, written = carry
         embedded = language.embed(state.token[:, None])
-        hidden, cache = language.extend(embedded, state.position[:, None], ones, state.cache)
+        hidden, cache = language.extend(embedded, state.position[..., None], ones, state.cache)
         token = choose(language.head(hidden)[:, 0, :vocabulary], sampling, state.number)
         token = jnp.where(state.done, state.token, token)
         after = Decoding(cache, token, state.position + 1, state.number + 1, state.done)

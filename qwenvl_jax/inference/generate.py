@@ -10,10 +10,9 @@ import numpy as np
 from qwenvl_jax.inference.decode import advance, embed, prefill
 from qwenvl_jax.inference.generation_config import GenerationConfig
 from qwenvl_jax.inference.model import Model
-from qwenvl_jax.inference.processor import Processor, Query
+from qwenvl_jax.inference.processor import Processor, Prompt, Query
 from qwenvl_jax.inference.sampling import Sampling
 from qwenvl_jax.inference.streaming import AnswerWriter, stop_ids
-from qwenvl_jax.processing.sample import EncodedSample, encode_sample
 
 STREAMED, TOGETHER = 4, 32
 """Tokens per call of the device: few where someone reads along, many where only the whole answer counts. Stop words of
@@ -36,7 +35,8 @@ def generate(
     An answer depends on its query and its seed alone: not on the other queries, nor on the size of the batches.
 
     Args:
-      queries: texts, lists of elements (`{"image": ...}`, `{"text": ...}`, ...), or samples that are prompts already.
+      queries: texts, lists of elements (`{"image": ...}`, `{"video": ...}`, `{"text": ...}`, ...), or samples that are
+        prompts already.
       seed: of all answers, or one for each (to draw several answers to one query); in [0, 2 ** 32).
       batch_size: prompts that are decoded together; the cache of keys and values grows with it.
       allow_urls: pictures may be http(s) addresses.
@@ -52,16 +52,15 @@ def generate(
         raise ValueError(f"batch_size {batch_size}: a batch needs at least one prompt")
     if len(seeds) != len(queries):
         raise ValueError(f"{len(seeds)} seeds for {len(queries)} queries; give one, or one for each")
-    samples = processor.samples(queries, allow_urls)
-    encoded = [encode_sample(sample, processor.tokenizer, processor.queries) for sample in samples]
+    prompts = processor.prompts(queries, allow_urls)
     # Sorted by pictures and length, so that neighbours need little padding and few shapes are compiled.
-    order = sorted(range(len(queries)), key=lambda i: (len(encoded[i].images), len(encoded[i].tokens)))
+    order = sorted(range(len(queries)), key=lambda i: (prompts[i].encoded.vision, len(prompts[i].encoded.tokens)))
     answers = [""] * len(queries)
     for begin in range(0, len(order), batch_size):
         chosen = order[begin : begin + batch_size]
         # The last batch is filled up to the size of the others, which is compiled already.
         rows = chosen + [chosen[-1]] * (batch_size - len(chosen) if len(order) > batch_size else 0)
-        pieces = decode(model, processor, [encoded[i] for i in rows], [seeds[i] for i in rows], TOGETHER)
+        pieces = decode(model, processor, [prompts[i] for i in rows], [seeds[i] for i in rows], TOGETHER)
         for row, texts in zip(chosen, zip(*pieces)):
             answers[row] = "".join(texts)
     return answers
@@ -76,8 +75,7 @@ def stream(
     the first piece is asked for.
     """
     processor = configured(processor, changes)
-    [sample] = processor.samples([query], allow_urls)
-    pieces = decode(model, processor, [encode_sample(sample, processor.tokenizer, processor.queries)], [seed], STREAMED)
+    pieces = decode(model, processor, processor.prompts([query], allow_urls), [seed], STREAMED)
     return (text for [text] in pieces if text)
 
 
@@ -88,7 +86,7 @@ def configured(processor: Processor, changes: dict[str, Any]) -> Processor:
 
 
 def decode(
-    model: Model, processor: Processor, prompts: Sequence[EncodedSample], seeds: Sequence[int], steps: int
+    model: Model, processor: Processor, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int
 ) -> Iterator[list[str]]:
     """What each answer grows by, again and again until all have ended; `steps` tokens are decoded per device call.
 
@@ -100,7 +98,7 @@ def decode(
 
 
 def _decode(
-    model: Model, processor: Processor, prompts: Sequence[EncodedSample], sampling: Sampling | None, steps: int
+    model: Model, processor: Processor, prompts: Sequence[Prompt], sampling: Sampling | None, steps: int
 ) -> Iterator[list[str]]:
     architecture, parameters = model.architecture, model.parameters
     tokenizer, most = processor.tokenizer, processor.generation.max_new_tokens

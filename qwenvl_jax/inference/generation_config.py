@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qwenvl_jax.config import Stage
-from qwenvl_jax.processing.chatml import MAX_WINDOW_SIZE
+from qwenvl_jax.processing.chat_formats import MAX_WINDOW_SIZE
 
 CHATML, RAW = "chatml", "raw"
 FILE = "generation_config.json"
@@ -30,6 +30,8 @@ class GenerationConfig:
       top_p: tokens are drawn from the smallest set that has this probability; in (0, 1].
       stop: strings that end an answer, and are left out of it, wherever tokens begin and end. `<|endoftext|>` and the
         ChatML tags always end it.
+      numbered: in ChatML pictures stand as `Picture 1: ` and a line end, videos as `Video 1: ` alike, as conversations to
+        train on have them; the released Qwen2-VL is asked without.
 
     Raises:
       ValueError: a field is outside its range.
@@ -41,6 +43,7 @@ class GenerationConfig:
     temperature: float = 0.0
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
+    numbered: bool = True
 
     def __post_init__(self) -> None:
         if self.chat_format not in (CHATML, RAW):

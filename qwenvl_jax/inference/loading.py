@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from qwenvl_jax.config import PrecisionConfig, QwenVLConfig, Run, Stage, from_json
+from qwenvl_jax.config import PrecisionConfig, Run, Stage, from_json
 from qwenvl_jax.conversion.hugging_face import (
     is_hugging_face,
     read_config,
@@ -18,6 +18,8 @@ from qwenvl_jax.inference.generation_config import read_generation_config, stage
 from qwenvl_jax.inference.model import Model, inference_model
 from qwenvl_jax.inference.processor import Processor
 from qwenvl_jax.models.parameters import build
+from qwenvl_jax.processing.chat_formats import CHAT_FORMATS
+from qwenvl_jax.processing.encoders import ImageSlotEncoder, stage_encoder
 from qwenvl_jax.processing.tokenizer import Tokenizer, load_tokenizer
 from qwenvl_jax.training.checkpoints import load_parameters, locate
 
@@ -55,15 +57,9 @@ def _load_run(path: Path, dtype: str | None) -> tuple[Model, Processor]:
 
 
 def run_processor(run: Run, stage: Stage) -> Processor:
-    """How a stage's model is asked: as the stage trains it.
-
-    Raises:
-      ValueError: the model is a Qwen2-VL.
-    """
-    if not isinstance(run.model, QwenVLConfig):
-        raise ValueError(f"{run.name} holds a Qwen2-VL, which can be trained but not yet asked; ask a Qwen-VL")
-    tokenizer = load_tokenizer(run.data.tokenizer)
-    return Processor(tokenizer, run.model.adapter.queries, stage.resolution, stage_generation_config(stage))
+    """How a stage's model is asked: as the stage trains it."""
+    encoder = stage_encoder(run.model, stage, run.data.tokenizer).for_prompts()
+    return Processor(encoder, CHAT_FORMATS[type(run.model)], stage_generation_config(stage))
 
 
 def _load_hugging_face(folder: Path, dtype: str | None) -> tuple[Model, Processor]:
@@ -79,7 +75,9 @@ def _load_hugging_face(folder: Path, dtype: str | None) -> tuple[Model, Processo
     architecture = build(config, PrecisionConfig(compute=compute))
     return (
         inference_model(architecture, parameters, compute),
-        Processor(tokenizer, config.adapter.queries, resolution, generation),
+        Processor(
+            ImageSlotEncoder(tokenizer, config.adapter.queries, resolution), CHAT_FORMATS[type(config)], generation
+        ),
     )
 
 

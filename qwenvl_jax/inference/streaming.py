@@ -12,7 +12,7 @@ class AnswerWriter:
     A piece of text is given out as soon as nothing that follows can change it: not half of a character, no white space
     that may end the answer, nothing that may be the beginning of a stop word. The pieces put together are the answer,
     which has no outer white space; how the tokens were portioned does not matter. Of special tokens those of grounding
-    stay, whole.
+    stay, whole, and are written as `<ref>`, `<box>` and `<quad>` whatever the model calls them.
 
     Attributes:
       finished: the answer has met its end; further tokens are passed over.
@@ -24,7 +24,8 @@ class AnswerWriter:
         self._tokenizer = tokenizer
         self._stop = stop
         self._ends = stop_ids(tokenizer)
-        self._kept = {tokenizer.special_tokens[token] for token in GROUNDING_TOKENS}
+        names = zip(tokenizer.special.grounding, GROUNDING_TOKENS)
+        self._markup = {tokenizer.special_tokens[theirs]: ours.encode() for theirs, ours in names}
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._text = ""
         self._given = 0
@@ -36,7 +37,9 @@ class AnswerWriter:
                 break
             if token in self._ends:
                 return self.close()
-            if token < self._tokenizer.eod_id or token in self._kept:
+            if token in self._markup:
+                self._take(self._markup[token])
+            elif token < self._tokenizer.eod_id:
                 self._take(self._tokenizer.decode_bytes([token]))
         return self._give(len(self._text) - (0 if self.finished else self._possible_stop()))
 

@@ -50,10 +50,12 @@ class Architecture:
     """A model without its numbers: what is needed to put parameters back into a module.
 
     Attributes:
+      config: which model it is.
       shapes: path -> ShapeDtypeStruct (float32).
       axes: path -> logical axis names, one per dimension.
     """
 
+    config: ModelConfig
     graphdef: Any
     treedef: Any
     shapes: dict[str, jax.ShapeDtypeStruct]
@@ -80,7 +82,7 @@ def build(config: ModelConfig, precision: PrecisionConfig) -> Architecture:
     if [leaf.shape for leaf in leaves] != [variable.shape for _, variable in flat]:
         raise AssertionError("NNX flattens state in another order than jax.tree; paths cannot be trusted")
     axes = {path: tuple(variable.axes) for path, (_, variable) in zip(paths, flat)}
-    return Architecture(graphdef, treedef, dict(zip(paths, leaves)), axes)
+    return Architecture(config, graphdef, treedef, dict(zip(paths, leaves)), axes)
 
 
 def initialize(config: ModelConfig, precision: PrecisionConfig, seed: int) -> Parameters:

@@ -1,4 +1,4 @@
-"""Conversations as ChatML: for training with the original's loss mask, and as prompts for an answer.
+"""Conversations of Qwen-VL as ChatML: for training with the original's loss mask, and the blocks of prompts.
 
 In training data a turn's text may hold `<img>N</img>`, the sample's image number N (from 0). Prompts are made of
 samples, in which a picture is no text: what a user writes cannot name one. Sources: `preprocess` of the original's
@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from qwenvl_jax.processing.sample import Image, Part, Sample, Text, encode_sample, joined
-from qwenvl_jax.processing.tokenizer import IM_END, IM_START, IMAGE_END, IMAGE_START, Tokenizer
+from qwenvl_jax.processing.sample import Image, Part, Sample, Text
+from qwenvl_jax.processing.tokenizer import IM_END, IM_START, IMAGE_END, IMAGE_START
 
 USER, ASSISTANT = "user", "assistant"
 SYSTEM_PROMPT = "You are a helpful assistant."
-MAX_WINDOW_SIZE = 6144
-"""Tokens of system prompt and past turns that `trim_history` keeps: the original's `max_window_size`."""
 
 _IMAGE = re.compile(re.escape(IMAGE_START) + r"(.*?)" + re.escape(IMAGE_END), re.DOTALL)
 
@@ -32,7 +30,7 @@ class ChatTurn:
 
 
 class Round(NamedTuple):
-    """One round of a chat: what was asked (its own pictures, numbered from 0) and what was answered."""
+    """One round of a chat: what was asked (its own pictures and videos, numbered from 0) and what was answered."""
 
     query: Sample
     answer: str
@@ -105,48 +103,17 @@ def _block(role: str, content: Parts) -> Parts:
     return (Text(f"{IM_START}{role}\n"), *content, Text(IM_END))
 
 
-def _system(text: str) -> Parts:
-    return _block("system", (Text(text, typed=True),) if text else ())
+def opening(system: str) -> Parts:
+    """What a conversation begins with."""
+    return _block("system", (Text(system, typed=True),) if system else ())
 
 
-def _round(past: Round) -> Parts:
+def round_parts(past: Round) -> Parts:
+    """A past round, the line end before it included."""
     answer = (Text(past.answer, typed=True),) if past.answer else ()
     return (Text("\n"), *_block(USER, past.query.parts), Text("\n"), *_block(ASSISTANT, answer))
 
 
-def chat_prompt(history: Sequence[Round], query: Sample, system: str = SYSTEM_PROMPT) -> Sample:
-    """The prompt that an answer to `query` follows, with the pictures of all its rounds in order.
-
-    Nothing in it is supervised. The system's text and the answers are `typed` text, in which only grounding markup is
-    special. Shorten long histories with `trim_history`.
-    """
-    prompt = Sample(_system(system))
-    for past in history:
-        prompt = joined(prompt, Sample(_round(past), past.query.images))
-    asked = (Text("\n"), *_block(USER, query.parts), Text(f"\n{IM_START}{ASSISTANT}\n"))
-    return joined(prompt, Sample(asked, query.images))
-
-
-def trim_history(
-    history: Sequence[Round],
-    tokenizer: Tokenizer,
-    queries: int,
-    system: str = SYSTEM_PROMPT,
-    max_window_size: int = MAX_WINDOW_SIZE,
-) -> tuple[Round, ...]:
-    """The newest rounds that, with the system's block, have fewer than `max_window_size` tokens.
-
-    Older rounds are left out whole; the query is not counted, as in `make_context`. An image has `queries` + 2 tokens.
-    """
-
-    def length(parts: Parts) -> int:
-        return encode_sample(Sample(parts), tokenizer, queries).tokens.size
-
-    total = length(_system(system))
-    kept: tuple[Round, ...] = ()
-    for past in reversed(history):
-        total += length(_round(past))
-        if total >= max_window_size:
-            break
-        kept = (past, *kept)
-    return kept
+def question_parts(query: Sample) -> Parts:
+    """The newest question and the beginning of its answer."""
+    return (Text("\n"), *_block(USER, query.parts), Text(f"\n{IM_START}{ASSISTANT}\n"))

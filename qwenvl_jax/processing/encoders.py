@@ -5,7 +5,7 @@ Shape legend: T tokens, M image slots of a row, P patches of a row, R pixels of 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +28,9 @@ from qwenvl_jax.processing.visual_sample import (
 )
 
 Encoded = EncodedSample | EncodedVisualSample
+
+BLOCK = 128
+"""Patches of prompts are padded to lengths of this multiple: the block in which attention of the vision tower works."""
 
 
 class Encoder(Protocol):
@@ -59,6 +62,12 @@ class Encoder(Protocol):
 
     def empty(self, rows: int, length: int, vision: int) -> Batch:
         """Rows of `length` tokens with room for so many image slots or patches."""
+
+    def room(self, vision: int) -> int:
+        """The least room for so many image slots or patches that prompts are compiled for."""
+
+    def for_prompts(self) -> "Encoder":
+        """The same without the limit that a row of training sets to text."""
 
     def place_pixels(self, row: Batch, vision: int, encoded: Any, pixels: Any) -> None:
         """Writes a sample's images and videos into a row (see `row_of`) behind `vision` slots or patches."""
@@ -94,6 +103,12 @@ class ImageSlotEncoder:
     def empty(self, rows: int, length: int, vision: int) -> Batch:
         return empty_batch(rows, length, vision, self.resolution, self.tokenizer.eod_id)
 
+    def room(self, vision: int) -> int:
+        return vision
+
+    def for_prompts(self) -> "ImageSlotEncoder":
+        return self
+
     def place_pixels(self, row: Batch, vision: int, encoded: EncodedSample, pixels: list[np.ndarray]) -> None:
         for slot, picture in enumerate(pixels, vision):
             row.images[slot] = picture
@@ -111,8 +126,8 @@ class PatchEncoder:
       patch: pixels of a patch's side.
       images: limits of an image.
       videos: limits of a video.
-      tokens: most tokens of a row; with `patches` it is the room that visuals are made to fit. None: there is no row.
-      patches: most patches of a row.
+      tokens: most tokens of a row, in which a sample's visuals are made to fit beside its text. None: no limit.
+      patches: most patches of a sample's visuals, which are made to fit. None: no limit.
     """
 
     tokenizer: Tokenizer
@@ -131,11 +146,11 @@ class PatchEncoder:
         sizes = sizes_of(sample) if sizes is None else sizes
         grids = measure(sample, sizes, self.images, self.videos, self.patch)
         encoded = encode_visual_sample(sample, self.tokenizer, grids)
-        if self.tokens is None or self.patches is None or not grids:
-            return encoded
         vision = sum(grid.tokens for grid in grids)
-        room = min(self.patches // MERGE**2, self.tokens - (needed_tokens(encoded) - vision))
-        if vision <= room:
+        room = vision if self.patches is None else self.patches // MERGE**2
+        if self.tokens is not None:
+            room = min(room, self.tokens - (needed_tokens(encoded) - vision))
+        if vision <= room or not grids:
             return encoded
         fitted = fit_grids(sample, sizes, self.images, self.videos, self.patch, max(room, 0))
         reduced = sum(small != large for small, large in zip(fitted, grids))
@@ -149,6 +164,12 @@ class PatchEncoder:
         values = 3 * MERGE * self.patch**2
         return empty_patch_batch(rows, length, vision, values, self.tokenizer.eod_id)
 
+    def room(self, vision: int) -> int:
+        return padded_length(vision, BLOCK) if vision else 0
+
+    def for_prompts(self) -> "PatchEncoder":
+        return replace(self, tokens=None, patches=self.patches or None)
+
     def place_pixels(self, row: Batch, vision: int, encoded: EncodedVisualSample, pixels: np.ndarray) -> None:
         row.patches[vision : vision + len(pixels)] = pixels
         segment = int(row.patch_segments[vision - 1]) if vision else 0
@@ -161,6 +182,13 @@ class PatchEncoder:
     def place(self, row: Batch, start: int, vision: int, encoded: EncodedVisualSample, pixels: np.ndarray) -> None:
         _place_text(row, start, encoded, vision // MERGE**2)
         self.place_pixels(row, vision, encoded, pixels)
+
+
+def padded_length(count: int, multiple: int) -> int:
+    """The least number from `count` on that is compiled: of this multiple, long ones quarters of a power of two, so that
+    few are compiled; at most a quarter more, above `multiple`."""
+    multiple = max(multiple, 1 << max(count.bit_length() - 3, 0))
+    return -(-count // multiple) * multiple
 
 
 def _place_text(row: Batch, start: int, encoded: Encoded, first_vision: int) -> None:

@@ -1,7 +1,7 @@
-"""Pictures as users have them (a path, a PIL image, an array, encoded bytes, a URL), read into encoded bytes.
+"""Pictures as users have them (a path, a PIL image, an array, encoded bytes, a URL), read into encoded bytes; and videos.
 
-Everything behind this file knows one form: the bytes of a picture file. What is in memory as pixels becomes a BMP, which
-is written and read without loss. What comes out of here can be decoded.
+Everything behind this file knows one form: the bytes of a picture or video file. What is in memory as pixels becomes a BMP,
+which is written and read without loss. Pictures that come out of here can be decoded.
 """
 
 import http.client
@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from qwenvl_jax.processing.images import MAX_PIXELS, decode_image, image_size
+from qwenvl_jax.processing.video import probe_video
 
 ImageSource = str | PathLike[str] | bytes | np.ndarray | Image.Image
 
@@ -60,6 +61,26 @@ def read_image(source: ImageSource, allow_urls: bool = False) -> bytes:
     return data
 
 
+def read_video(source: str | PathLike[str] | bytes) -> bytes:
+    """The encoded video of a path, or of encoded bytes; its frames are counted, none is decoded.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is no video of `qwenvl_jax.processing.video.FORMATS`.
+    """
+    if not isinstance(source, bytes | bytearray | str | PathLike):
+        raise ValueError(f"a video cannot be a {type(source).__name__}; give a path or the bytes of a file")
+    if isinstance(source, str | PathLike):
+        name, data = fspath(source), _from_file(Path(source))
+    else:
+        name, data = "video", bytes(source)
+    try:
+        probe_video(data)
+    except ValueError as error:
+        raise ValueError(f"{_shortened(name)}: {error}") from error
+    return data
+
+
 def _shortened(name: str, length: int = 120) -> str:
     return name if len(name) <= length else f"...{name[-length:]}"
 
@@ -68,7 +89,7 @@ def _from_file(path: Path) -> bytes:
     try:
         if path.is_file():
             return path.read_bytes()
-        problem = "is a folder; name a picture in it" if path.is_dir() else "there is no such file"
+        problem = "is a folder; name a file in it" if path.is_dir() else "there is no such file"
     except (OSError, ValueError) as error:  # not permitted; longer than the system allows; a zero byte in the name
         raise ValueError(f"{_shortened(str(path))} cannot be read: {error.args[-1]}") from error
     raise FileNotFoundError(f"{_shortened(str(path))}: {problem}")

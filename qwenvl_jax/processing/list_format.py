@@ -9,46 +9,61 @@ Source: `from_list_format` and `to_list_format` of the original's tokenizer as o
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from qwenvl_jax.processing.image_sources import read_image
+from qwenvl_jax.processing.image_sources import read_image, read_video
 from qwenvl_jax.processing.markup import Box, Quad, Reference, format_ref, parse_generated
-from qwenvl_jax.processing.sample import Image, Sample, Text
+from qwenvl_jax.processing.sample import Image, Part, Sample, Text, Video
 
 Elements = Sequence[Mapping[str, Any]]
-_KEYS = ({"image"}, {"text"}, {"ref"}, {"box"}, {"quad"}, {"ref", "box"}, {"ref", "quad"})
+_KEYS = ({"image"}, {"video"}, {"text"}, {"ref"}, {"box"}, {"quad"}, {"ref", "box"}, {"ref", "quad"})
 
 
 def from_list_format(
-    elements: Elements, *, first_picture: int = 1, numbered: bool = True, allow_urls: bool = False
+    elements: Elements,
+    *,
+    first_picture: int = 1,
+    first_video: int = 1,
+    numbered: bool = True,
+    allow_urls: bool = False,
 ) -> Sample:
     """A query from its elements; its text is `typed`: of special tokens it can spell those of grounding alone.
 
     Args:
-      elements: each a picture under `image` (see `qwenvl_jax.processing.image_sources`), `text`, a phrase under `ref`,
-        boxes (x1, y1, x2, y2) under `box`, quads of four (x, y) under `quad`, or a `ref` with its `box` or `quad`;
-        coordinates are in [0, 1000).
+      elements: each a picture under `image` (see `qwenvl_jax.processing.image_sources`), a video under `video`, `text`, a
+        phrase under `ref`, boxes (x1, y1, x2, y2) under `box`, quads of four (x, y) under `quad`, or a `ref` with its
+        `box` or `quad`; coordinates are in [0, 1000).
       first_picture: the number of the first picture, where a conversation has shown some before.
-      numbered: pictures stand as `Picture 1: <img>...</img>` and a line end; False (what a model was trained on that has
-        not learned to chat): as `<img>...</img>` alone.
+      first_video: the same of videos.
+      numbered: pictures stand as `Picture 1: <img>...</img>` and a line end, videos as `Video 1: ` alike; False: as
+        `<img>...</img>` alone (a model that has not learned to chat, and the released Qwen2-VL).
       allow_urls: see `read_image`.
 
     Raises:
-      ValueError, FileNotFoundError: an element is none of these, a coordinate is out of range, a picture is unreadable.
+      ValueError, FileNotFoundError: an element is none of these, a coordinate is out of range, a picture or video is
+        unreadable.
     """
-    parts: list[Text | Image] = []
+    parts: list[Part] = []
     images: list[bytes] = []
+    videos: list[bytes] = []
     text = ""  # one part between two pictures: tokens may merge over the borders of elements, as originally
 
     for element in elements:
         if not isinstance(element, Mapping) or set(element) not in _KEYS:
             given = list(element) if isinstance(element, Mapping) else type(element).__name__
-            raise ValueError(f"an element of a query holds {given}; give 'image', 'text', 'ref', 'box' or 'quad'")
-        if "image" in element:
-            if numbered:
-                text += f"Picture {first_picture + len(images)}: "
+            raise ValueError(
+                f"an element of a query holds {given}; give 'image', 'video', 'text', 'ref', 'box' or 'quad'"
+            )
+        if "image" in element or "video" in element:
+            shown: Part
+            if "image" in element:
+                name, shown = f"Picture {first_picture + len(images)}: ", Image(len(images))
+                images.append(read_image(element["image"], allow_urls))
+            else:
+                name, shown = f"Video {first_video + len(videos)}: ", Video(len(videos))
+                videos.append(read_video(element["video"]))
+            text += name if numbered else ""
             if text:
                 parts.append(Text(text, typed=True))
-            parts.append(Image(len(images)))
-            images.append(read_image(element["image"], allow_urls))
+            parts.append(shown)
             text = "\n" if numbered else ""
         elif "text" in element:
             text += _checked(element["text"])
@@ -56,7 +71,7 @@ def from_list_format(
             text += _grounding(element)
     if text:
         parts.append(Text(text, typed=True))
-    return Sample(tuple(parts), tuple(images))
+    return Sample(tuple(parts), tuple(images), tuple(videos))
 
 
 def _checked(text: Any) -> str:

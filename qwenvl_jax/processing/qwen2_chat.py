@@ -7,13 +7,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from qwenvl_jax.processing.chatml import ASSISTANT, SYSTEM_PROMPT, USER
-from qwenvl_jax.processing.sample import Image, Part, Text, Video
+from qwenvl_jax.processing.chatml import ASSISTANT, SYSTEM_PROMPT, USER, Round
+from qwenvl_jax.processing.sample import Image, Part, Sample, Text, Video
 from qwenvl_jax.processing.tokenizer import IM_END, IM_START
 
 SYSTEM = "system"
 
 Content = tuple[str | Image | Video, ...]
+
+_ANSWER = Text(f"{IM_START}{ASSISTANT}\n")
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,31 @@ def chat_prompt(messages: Sequence[Message], number_visuals: bool = False) -> tu
     """
     parts: list[Part] = []
     for role, content in _turns(messages, number_visuals):
-        parts += [Text(IM_START), *spoken((f"{role}\n", *content)), Text(f"{IM_END}\n")]
-    return (*parts, Text(f"{IM_START}{ASSISTANT}\n"))
+        parts += _block(role, content)
+    return (*parts, _ANSWER)
+
+
+def opening(system: str) -> tuple[Part, ...]:
+    """What a conversation begins with."""
+    return _block(SYSTEM, (system,))
+
+
+def round_parts(past: Round) -> tuple[Part, ...]:
+    """A past round."""
+    return (*_block(USER, _said(past.query)), *_block(ASSISTANT, (past.answer,)))
+
+
+def question_parts(query: Sample) -> tuple[Part, ...]:
+    """The newest question and the beginning of its answer."""
+    return (*_block(USER, _said(query)), _ANSWER)
+
+
+def _block(role: str, content: Content) -> tuple[Part, ...]:
+    return (Text(IM_START), *spoken((f"{role}\n", *content)), Text(f"{IM_END}\n"))
+
+
+def _said(query: Sample) -> Content:
+    return tuple(part.text if isinstance(part, Text) else part for part in query.parts)
 
 
 def spoken(content: Iterable[str | Image | Video], supervised: bool = False) -> list[Part]:

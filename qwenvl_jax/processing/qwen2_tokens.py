@@ -1,7 +1,8 @@
 """The special tokens of Qwen2-VL, and its markup of references, boxes and quads.
 
 All data and scores of this project write markup with Qwen-VL's tags (`qwenvl_jax.processing.markup`); only the way into ids
-and back translates it, so that both models are asked and judged alike. Coordinates are thousandths in both.
+and back (`qwenvl_jax.inference.streaming`) translates it, so that both models are asked and judged alike. Coordinates are
+thousandths in both.
 Source: `tokenizer_config.json` of the released checkpoints; paper section 2.2.
 """
 
@@ -32,9 +33,7 @@ TAGS = {
     QUAD_START: "<|quad_start|>",
     QUAD_END: "<|quad_end|>",
 }
-_BACK = {theirs: ours for ours, theirs in TAGS.items()}
 _OURS = re.compile("|".join(map(re.escape, TAGS)))
-_THEIRS = re.compile("|".join(map(re.escape, _BACK)))
 
 QWEN2_VL = SpecialTokens(
     strings=(
@@ -52,8 +51,3 @@ QWEN2_VL = SpecialTokens(
 def to_qwen2_markup(text: str) -> str:
     """`<ref>`, `<box>` and `<quad>` tags as Qwen2-VL writes them."""
     return _OURS.sub(lambda found: TAGS[found[0]], text)
-
-
-def from_qwen2_markup(text: str) -> str:
-    """The inverse of `to_qwen2_markup`, for text that the model wrote."""
-    return _THEIRS.sub(lambda found: _BACK[found[0]], text)

@@ -42,7 +42,7 @@ class SpecialTokens:
       image_start: stands before an image or video.
       image_end: stands behind it.
       image_pad: stands where a vision token of an image is placed.
-      grounding: what answers keep of the special tokens.
+      grounding: what answers keep of the special tokens: its own words for `GROUNDING_TOKENS`, in their order.
       image_paths: whether an image's path may stand between start and end, a byte in each place (Qwen-VL).
     """
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from configs.qwen2_vl import MODEL_2B
 from data_pipelines import tasks
 from data_pipelines.held_out import (
     ASKED,
@@ -13,16 +14,21 @@ from data_pipelines.held_out import (
     SMALL_PRINT,
     VIDEOS,
     Asked,
+    asked_of,
     choose,
     held_out_examples,
     split_sample,
 )
-from data_pipelines.records import Question, Record
+from data_pipelines.records import Question, Record, Turn
 from data_pipelines.synthetic.world import Source, make_record
+from data_pipelines.tasks import tasks_of
 from qwenvl_jax.evaluation.benchmarks import BENCHMARKS, evaluate
 from qwenvl_jax.processing.images import image_size
+from qwenvl_jax.processing.patches import Grid
+from qwenvl_jax.processing.qwen2_tokens import QWEN2_VL
 from qwenvl_jax.processing.sample import Image, Sample, Text, Video
 from qwenvl_jax.processing.tokenizer import load_tokenizer
+from qwenvl_jax.processing.visual_sample import encode_visual_sample
 
 NUMBER = 12
 
@@ -149,3 +155,26 @@ def test_a_benchmark_can_be_left_out(sources):
     """Zero examples of every other benchmark leaves one."""
     left = held_out_examples(sources, {**dict.fromkeys(ASKED, 0), "ocr": 3})
     assert [example.benchmark for example in left] == ["ocr"] * 3
+
+
+def test_a_qwen2_vl_is_asked_in_its_own_format(sources):
+    """The same questions and answers as a Qwen-VL's; conversations as its training writes them, up to the answer."""
+    model = MODEL_2B
+    table = asked_of(model)
+    examples = held_out_examples(sources, dict.fromkeys(table, NUMBER), table)
+    theirs = held_out_examples(sources, dict.fromkeys(ASKED, NUMBER))
+    assert [(e.key, e.question, e.answer) for e in examples] == [(e.key, e.question, e.answer) for e in theirs]
+    plain = [(e, other) for e, other in zip(examples, theirs) if not e.benchmark.startswith("chat")]
+    assert all(e.prompt == other.prompt for e, other in plain)
+    tokenizer = load_tokenizer("world", QWEN2_VL)
+    for example in (e for e in examples if e.benchmark == "chat"):
+        [record] = [record for record in sources[CHATS] if record.key == example.key]
+        question = next(item for item in record.questions if example.question in item.question)
+        turns = (Turn("user", question.question), Turn("assistant", example.answer))
+        sample = tasks_of(model)["chat"](replace(record, conversation=turns))
+        grids = [Grid(1, 2, 2)] * len(sample.images)
+        trained = encode_visual_sample(sample, tokenizer, grids).tokens
+        asked = encode_visual_sample(example.prompt, tokenizer, grids).tokens
+        assert tokenizer.decode(trained[len(asked) :]) == f"{example.answer}<|im_end|>\n"
+        assert (trained[: len(asked)] == asked).all()
+        assert example.prompt.images == sample.images

@@ -8,9 +8,12 @@ import pytest
 from PIL import Image as Picture
 from small_model import QUERIES, RESOLUTION
 
+from qwenvl_jax.config import QwenVLConfig
 from qwenvl_jax.inference.generation_config import GenerationConfig
 from qwenvl_jax.inference.model import Model
 from qwenvl_jax.inference.processor import Processor
+from qwenvl_jax.processing.chat_formats import CHAT_FORMATS
+from qwenvl_jax.processing.encoders import ImageSlotEncoder
 from qwenvl_jax.processing.sample import Image, Sample, Text
 from qwenvl_jax.processing.tokenizer import Tokenizer, load_tokenizer
 
@@ -32,7 +35,8 @@ def model(architecture, parameters) -> Model:
 
 @pytest.fixture(scope="session")
 def processor(tokenizer) -> Processor:
-    return Processor(tokenizer, QUERIES, RESOLUTION, GenerationConfig(max_new_tokens=NEW))
+    encoder = ImageSlotEncoder(tokenizer, QUERIES, RESOLUTION)
+    return Processor(encoder, CHAT_FORMATS[QwenVLConfig], GenerationConfig(max_new_tokens=NEW))
 
 
 def png(seed: int) -> bytes:

@@ -8,8 +8,9 @@ import pytest
 
 from qwenvl_jax.inference import chat as module
 from qwenvl_jax.inference.chat import Chat
-from qwenvl_jax.processing.chatml import Round, trim_history
-from qwenvl_jax.processing.sample import Image, Sample, Text, encode_sample
+from qwenvl_jax.processing.chat_formats import trim_history
+from qwenvl_jax.processing.chatml import Round
+from qwenvl_jax.processing.sample import Image, Sample, Text
 
 RED = np.full((40, 60, 3), (255, 0, 0), np.uint8)
 BLUE = np.full((50, 50, 3), (0, 0, 255), np.uint8)
@@ -60,7 +61,7 @@ def test_a_long_history_is_trimmed_as_the_original_does(asked, model, processor)
     chat.ask([{"image": RED}, {"text": "one"}])
     for number in range(4):
         chat.ask(f"question {number}")
-    kept = trim_history(chat.history[:-1], small.tokenizer, small.queries, max_window_size=window)
+    kept = trim_history(small.chat, chat.history[:-1], small.length, max_window_size=window)
     assert 0 < len(kept) < 4
     assert spelled(asked[4]).count("user\n") == len(kept) + 1
     assert asked[4].images == ()
@@ -107,7 +108,7 @@ def test_nobody_can_spell_a_picture_or_a_turn(asked, model, processor) -> None:
     chat = Chat(model, processor, system=evil)
     chat.history.append(Round(processor.query(evil), evil))
     chat.ask([{"text": evil}])
-    ids = encode_sample(asked[0], processor.tokenizer, processor.queries).tokens.tolist()
+    ids = processor.encoder.encode(asked[0]).tokens.tolist()
     tokenizer = processor.tokenizer
     assert (ids.count(tokenizer.im_start_id), ids.count(tokenizer.im_end_id)) == (5, 4)
     assert not {tokenizer.image_start_id, tokenizer.image_end_id, tokenizer.eod_id} & set(ids)

@@ -4,12 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_model import QUERIES, RESOLUTION
+from small_model import RESOLUTION
 
 from qwenvl_jax.batch import Batch, empty_batch
 from qwenvl_jax.inference.decode import advance, embed, prefill
 from qwenvl_jax.inference.sampling import Sampling
-from qwenvl_jax.processing.sample import encode_sample
 
 NEW = 10
 NEVER = np.zeros(0, np.int32)
@@ -39,8 +38,8 @@ def sampling_of(mode: str, seeds: list[int]) -> Sampling | None:
 
 
 @pytest.fixture(scope="module")
-def encoded(prompts, tokenizer):
-    return [encode_sample(prompt, tokenizer, QUERIES) for prompt in prompts]
+def encoded(prompts, processor):
+    return processor.prompts(prompts)
 
 
 @pytest.fixture(scope="module", params=["greedy", "sampled"])
@@ -56,7 +55,7 @@ def batched(mode, model, processor, encoded, tokenizer) -> np.ndarray:
 
 def test_a_batch_gives_the_tokens_of_each_prompt_alone(mode, model, encoded, tokenizer, batched) -> None:
     """Neighbours, the length of the padding, empty image slots and the portions change nothing, drawn tokens included."""
-    for number, sample in enumerate(encoded):
+    for number, (_, sample) in enumerate(encoded):
         slots = len(sample.images)
         batch = unpadded(sample, slots, tokenizer)
         alone = tokens_of(model, batch, tokenizer.size, sampling=sampling_of(mode, [7 + number]), steps=7)
@@ -83,7 +82,7 @@ def test_the_cache_gives_the_tokens_of_the_full_forward_pass(model, processor, e
         module = model.architecture.assemble(model.parameters)
         return jax.lax.dynamic_index_in_dim(module(batch), position, 1)[0, 0, : tokenizer.size]
 
-    for sample, expected in zip(encoded[1:3], written[1:3]):
+    for (_, sample), expected in zip(encoded[1:3], written[1:3]):
         length, slots = len(sample.tokens), len(sample.images)
         prompt = unpadded(sample, slots, tokenizer)
         behind = empty_batch(1, NEW, slots, RESOLUTION, tokenizer.eod_id)

@@ -95,7 +95,7 @@ def test_the_folder_says_how_it_is_asked(hugging_face) -> None:
     """generation_config.json gives the defaults, config.json the resolution, and a type can be chosen."""
     model, processor = qwenvl_jax.load(hugging_face, dtype="bfloat16")
     assert processor.generation == GenerationConfig("chatml", 3, 6144, temperature=1.0, top_p=0.3)
-    assert (processor.resolution, processor.queries) == (28, 256)
+    assert (processor.encoder.resolution, processor.encoder.queries) == (28, 256)
     assert model(processor(QUERIES)).dtype == jax.numpy.bfloat16
 
 

@@ -1,5 +1,6 @@
 """`qwenvl chat` as a user meets it: piped, on a terminal, interrupted, and with everything that can be wrong."""
 
+import io
 import os
 import pty
 import select
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from small_model import CONFIG, PRECISION, RESOLUTION, TASKS, random_parameters, small_run, small_stage
+from small_video import make_video
 
 from launch.chat import chat
 from qwenvl_jax.config import Component, to_json
@@ -215,3 +217,17 @@ def test_mistakes_are_a_sentence(here, boxes, arguments, sentence) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=sentence) as raised:
         chat(arguments)
     assert "\n" not in str(raised.value)
+
+
+def test_a_video_that_a_model_cannot_see_is_a_sentence(here, tmp_path, monkeypatch, capsys) -> None:
+    """Qwen-VL reads no videos: that is said, and the next question is asked without it."""
+    (tmp_path / "a.mp4").write_bytes(make_video(4))
+    with pytest.raises(ValueError, match="Qwen-VL reads no videos"):
+        chat(["run", "?", "--video", str(tmp_path / "a.mp4")])
+    monkeypatch.setattr(
+        sys, "stdin", io.TextIOWrapper(io.BytesIO(f"/video {tmp_path / 'a.mp4'}\nOne?\nTwo?\n".encode()))
+    )
+    chat(["run", "--max-new-tokens", "3"])
+    out, said = capsys.readouterr()
+    assert "Qwen-VL reads no videos" in said
+    assert out.strip()

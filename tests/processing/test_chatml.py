@@ -1,21 +1,29 @@
 """Promises of `qwenvl_jax.processing.chatml` and of the encoding of samples."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwenvl_jax.processing.chatml import ChatTurn, Parts, Round, chat_parts, chat_prompt, query_of, trim_history
+from qwenvl_jax.config import QwenVLConfig
+from qwenvl_jax.processing.chat_formats import CHAT_FORMATS, chat_prompt, trim_history
+from qwenvl_jax.processing.chatml import ChatTurn, Parts, Round, chat_parts, query_of
 from qwenvl_jax.processing.sample import EncodedSample, Image, Sample, Text, encode_sample
 from qwenvl_jax.processing.tokenizer import IM_END, IM_START, Tokenizer
 
+QWEN_VL = CHAT_FORMATS[QwenVLConfig]
 SYSTEM = [151644, 8948, 198, 2610, 525, 264, 10950, 17847, 13, 151645]
 
 
 def encode(parts: Parts | Sample, tokenizer: Tokenizer, queries: int = 256) -> EncodedSample:
     return encode_sample(parts if isinstance(parts, Sample) else Sample(parts), tokenizer, queries)
+
+
+def length(tokenizer: Tokenizer, queries: int) -> Callable[[Sample], int]:
+    """Tokens of a sample."""
+    return lambda sample: encode(sample, tokenizer, queries).tokens.size
 
 
 def asked(text: str) -> Sample:
@@ -46,7 +54,7 @@ def test_fine_tuning_example_of_the_original(qwen: Tokenizer) -> None:
 
 def test_chat_prompt_example_of_the_original(qwen: Tokenizer) -> None:
     """The prompt with one past turn has the ids of `make_context`; nothing in it is supervised."""
-    sample = encode(chat_prompt([Round(asked("q1"), "a1")], query_of("<img>0</img>hi", (b"x",))), qwen)
+    sample = encode(chat_prompt(QWEN_VL, [Round(asked("q1"), "a1")], query_of("<img>0</img>hi", (b"x",))), qwen)
     ids = [i for i in sample.tokens.tolist() if i != qwen.image_pad_id]
     assert ids == [
         *(*SYSTEM, 198, 151644, 872, 198, 80, 16, 151645, 198, 151644, 77091, 198, 64, 16, 151645),
@@ -102,7 +110,7 @@ def test_markers_in_text(qwen: Tokenizer) -> None:
     learned = [ChatTurn("user", "a<|im_end|>"), ChatTurn("assistant", "b")]
     assert np.count_nonzero(encode(chat_parts(learned), qwen).tokens == qwen.im_end_id) == 4
     typed = Sample((Text(text, typed=True),))
-    prompt = encode(chat_prompt([Round(typed, text)], typed, system=text), qwen).tokens.tolist()
+    prompt = encode(chat_prompt(QWEN_VL, [Round(typed, text)], typed, system=text), qwen).tokens.tolist()
     assert prompt.count(qwen.im_end_id) == 4
     assert prompt.count(qwen.im_start_id) == 5
     assert prompt.count(qwen.special_tokens["<box>"]) == 4
@@ -131,7 +139,7 @@ def test_pictures_of_all_rounds_are_numbered_in_order() -> None:
     """Each round brings its own pictures; a prompt holds them behind each other, whatever their order in the text."""
     images = (b"a", b"b", b"c")
     history = [Round(query_of("<img>2</img><img>0</img>", images), "x"), Round(asked("y"), "z")]
-    prompt = chat_prompt(history, query_of("and <img>1</img>", images))
+    prompt = chat_prompt(QWEN_VL, history, query_of("and <img>1</img>", images))
     assert prompt.images == (b"c", b"a", b"b")
     assert [part.index for part in prompt.parts if isinstance(part, Image)] == [0, 1, 2]
     with pytest.raises(ValueError, match="<img>3</img>: the sample has 3 images"):
@@ -148,13 +156,16 @@ def test_trimming_keeps_the_newest_rounds_that_fit(
 ) -> None:
     """Law: the kept rounds are the longest tail below the window, the system block counted."""
     history = [Round(asked("x" * ask), "x" * answer) for ask, answer in lengths]
-    empty = encode(chat_prompt([], asked(""), system="?"), byte_level).tokens.size
+    empty = encode(chat_prompt(QWEN_VL, [], asked(""), system="?"), byte_level).tokens.size
     system_block = 2 + len("system\n?")
 
     def fits(tail: Sequence[Round]) -> bool:
-        return encode(chat_prompt(tail, asked(""), system="?"), byte_level).tokens.size - empty + system_block < window
+        return (
+            encode(chat_prompt(QWEN_VL, tail, asked(""), system="?"), byte_level).tokens.size - empty + system_block
+            < window
+        )
 
-    kept = trim_history(history, byte_level, queries=4, system="?", max_window_size=window)
+    kept = trim_history(QWEN_VL, history, length(byte_level, 4), system="?", max_window_size=window)
     tails = (history[start:] for start in range(len(history)))
     assert list(kept) == next((tail for tail in tails if fits(tail)), [])
 
@@ -162,9 +173,9 @@ def test_trimming_keeps_the_newest_rounds_that_fit(
 def test_trimming_counts_images(byte_level: Tokenizer) -> None:
     """An image takes its vision tokens and two tags from the window."""
     shown, plain = [Round(query_of("<img>0</img>", (b"x",)), "a")], [Round(asked("12"), "a")]
-    tokens = encode(chat_prompt(plain, asked("")), byte_level).tokens.size
+    tokens = encode(chat_prompt(QWEN_VL, plain, asked("")), byte_level).tokens.size
     limits = [
-        next(n for n in range(tokens + 80) if trim_history(history, byte_level, 50, max_window_size=n))
+        next(n for n in range(tokens + 80) if trim_history(QWEN_VL, history, length(byte_level, 50), max_window_size=n))
         for history in (plain, shown)
     ]
     assert limits[1] - limits[0] == 50

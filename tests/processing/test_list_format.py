@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Picture
+from small_video import make_video
 
 from qwenvl_jax.processing.list_format import from_list_format, to_list_format
-from qwenvl_jax.processing.sample import Image, Sample, Text, encode_sample
+from qwenvl_jax.processing.sample import Image, Sample, Text, Video, encode_sample
 from qwenvl_jax.processing.tokenizer import Tokenizer
 
 PIXELS = np.zeros((4, 5, 3), np.uint8)
@@ -47,6 +48,23 @@ def test_numbers_go_on_and_may_be_left_out() -> None:
     assert text_of(from_list_format([{"image": PIXELS}], first_picture=3)) == "Picture 3: \n"
     bare = from_list_format([{"image": PIXELS}, {"text": "OCR:"}], numbered=False)
     assert bare.parts == (Image(0), Text("OCR:", typed=True))
+
+
+def test_videos_have_their_own_numbers(tmp_path) -> None:
+    """A path or bytes; counted beside the pictures, each kind by itself."""
+    (tmp_path / "a.mp4").write_bytes(video := make_video(4))
+    elements = [{"video": tmp_path / "a.mp4"}, {"image": PIXELS}, {"video": video}, {"text": "Which?"}]
+    sample = from_list_format(elements, first_picture=3, first_video=2)
+    words = ("Video 2: ", "\nPicture 3: ", "\nVideo 3: ", "\nWhich?")
+    first, second, third, fourth = (Text(text, typed=True) for text in words)
+    assert sample.parts == (first, Video(0), second, Image(0), third, Video(1), fourth)
+    assert sample.videos == (video, video)
+    assert from_list_format(elements, numbered=False).parts == (
+        Video(0),
+        Image(0),
+        Video(1),
+        Text("Which?", typed=True),
+    )
 
 
 def test_the_ids_are_those_of_the_original(qwen: Tokenizer) -> None:
@@ -108,8 +126,8 @@ def test_what_a_model_garbles_is_text() -> None:
 @pytest.mark.parametrize(
     "element, sentence",
     [
-        ({"video": "a.mp4"}, r"holds \['video'\]; give 'image', 'text'"),
-        ({"text": "a", "image": PIXELS}, "give 'image', 'text'"),
+        ({"audio": "a.mp3"}, r"holds \['audio'\]; give 'image', 'video', 'text'"),
+        ({"text": "a", "image": PIXELS}, "give 'image', 'video'"),
         ("a.jpg", "holds str; give 'image'"),
         ({"text": 3}, "hold strings, not int"),
         ({"ref": "a</ref>"}, "cannot hold markup"),
@@ -119,6 +137,9 @@ def test_what_a_model_garbles_is_text() -> None:
         ({"box": (1, 2, 3, 4)}, "'box' holds a list"),
         ({"quad": [[(1, 2), (3, 4)]]}, "a quad four points of two"),
         ({"image": "no/such.png"}, "no/such.png: there is no such file"),
+        ({"video": "no/such.mp4"}, "no/such.mp4: there is no such file"),
+        ({"video": b"no video"}, "video: 8 bytes that start with b'no video' are no readable video"),
+        ({"video": PIXELS}, "a video cannot be a ndarray"),
     ],
 )
 def test_wrong_elements_are_a_sentence(element, sentence) -> None:

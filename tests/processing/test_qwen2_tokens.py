@@ -12,7 +12,7 @@ from transformers.models.gpt2.tokenization_gpt2 import bytes_to_unicode
 
 from qwenvl_jax.processing import qwen2_tokens as t
 from qwenvl_jax.processing.markup import Box, Quad, Reference
-from qwenvl_jax.processing.tokenizer import WORLD_FILE, Tokenizer, load_tokenizer
+from qwenvl_jax.processing.tokenizer import GROUNDING_TOKENS, WORLD_FILE, Tokenizer, load_tokenizer
 
 IDS = {
     "<|endoftext|>": 151643,
@@ -108,12 +108,11 @@ def test_vision_tokens_stay_in_decoded_text() -> None:
     assert tokenizer.decode(ids, skip_special_tokens=True) == "a<img>b"
 
 
-def test_markup_there_and_back() -> None:
+def test_markup_is_the_originals() -> None:
     """The paper's example, and every tag of references, boxes and quads."""
     ours = f"{Reference('the eyes on a giraffe')}{Box((176, 106, 232, 160))}"
     theirs = "<|object_ref_start|>the eyes on a giraffe<|object_ref_end|><|box_start|>(176,106),(232,160)<|box_end|>"
     assert t.to_qwen2_markup(ours) == theirs
-    assert t.from_qwen2_markup(theirs) == ours
     quad = str(Quad(((1, 2), (3, 4), (5, 6), (7, 8))))
     assert t.to_qwen2_markup(quad) == "<|quad_start|>(1,2),(3,4),(5,6),(7,8)<|quad_end|>"
-    assert t.from_qwen2_markup(t.to_qwen2_markup(quad)) == quad
+    assert t.QWEN2_VL.grounding == tuple(map(t.to_qwen2_markup, GROUNDING_TOKENS))  # answers are written back by this
