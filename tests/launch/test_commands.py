@@ -109,7 +109,7 @@ def test_chat_answers_about_a_picture(at_home, capsys):
         ("chat", ["nowhere", "hello"], "no config.json"),
         ("chat", ["runs/tiny", "hello", "--image", "gone.png"], "there is no such file"),
         ("evaluate", ["nowhere"], "no config.json"),
-        ("data", ["bake"], "make synthetic"),
+        ("data", ["bake"], "make synthetic, make native, make vocabulary"),
     ],
 )
 def test_mistakes_end_with_a_sentence(at_home, monkeypatch, capsys, verb, arguments, sentence):
