@@ -163,10 +163,10 @@ def agent(record: Record) -> Sample | None:
     """
     if not is_episode(record):
         return None
-    system, user, *rest = record.conversation
-    *turns, reply = rest
-    if len(turns) % 2 or any(turn.role != ENVIRONMENT for turn in turns[1::2]):
+    turns = record.conversation[2:-1]
+    if len(turns) % 2 or not turns or any(turn.role != ENVIRONMENT for turn in turns[1::2]):
         raise ValueError("the episode is no row of calls, each with its result, and a reply in the end")
+    system, user, *_, reply = record.conversation
     actions = [Action(*line.split(": ", 1)) for line in system.text.splitlines() if ": " in line]
     steps = []
     for said, result in zip(turns[::2], turns[1::2]):
