@@ -9,8 +9,10 @@ from data_pipelines.synthetic.screens import expert, sample_screen
 from data_pipelines.synthetic.world import held_out_screens, make_native_world
 from data_pipelines.tasks import tasks_of
 from qwenvl_jax.evaluation.agent import MOST_STEPS, evaluate_agent, play
-from qwenvl_jax.evaluation.benchmarks import gallery
+from qwenvl_jax.evaluation.benchmarks import BENCHMARKS, gallery
+from qwenvl_jax.evaluation.figures import NAMES
 from qwenvl_jax.processing.agent import format_call
+from qwenvl_jax.processing.example import Example
 from qwenvl_jax.processing.sample import Sample
 
 STARTS = {f"task {seed}": sample_screen(np.random.default_rng(seed), held_out=True) for seed in range(12)}
@@ -117,6 +119,14 @@ def test_a_report_shows_the_screens() -> None:
     items = gallery(evaluate_agent(STARTS, Scripted(STARTS.values())), pictures=2)
     assert [item["benchmark"] for item in items] == ["agent"] * 2
     assert all(len(item["pictures"]) == item["predicted"].count("\n") + 1 for item in items)
+
+
+def test_every_score_of_the_native_world_has_a_name_in_the_report() -> None:
+    """None of them is listed among kinds of questions."""
+    for benchmark in ("small_print", "small_print_low", "video"):
+        asked = Example("k", benchmark, Sample(()), "?", "red")
+        assert set(BENCHMARKS[benchmark].score("red", asked)) <= set(NAMES)
+    assert set(evaluate_agent(STARTS, lambda prompts: [""] * len(prompts)).scores) <= set(NAMES)
 
 
 def test_a_wrong_number_of_answers_is_reported() -> None:
