@@ -8,6 +8,7 @@ from einops import rearrange
 from small_data import make_run
 
 from configs.tiny_qwen2 import tiny_qwen2
+from data_pipelines.inspection import inspect_stage
 from data_pipelines.loader import open_loader
 from data_pipelines.sources.array_record import write_shards
 from data_pipelines.sources.opening import open_source
@@ -99,6 +100,13 @@ def test_labels_stand_beside_packed_patches(tmp_path):
             assert np.array_equal(weights[here], np.float32(WEIGHTS) * there)
         assert not weights[batch.patch_segments[0] == 0].any()
     assert shown > 10
+
+
+def test_a_stage_of_labels_can_be_inspected(run):
+    """Its page shows pictures, as that of every stage."""
+    shown = inspect_stage(run, run.stages[0])["samples"]
+    assert {entry["component"].split(" ")[0] for entry in shown} == {"patches"}
+    assert all(entry["pictures"] for entry in shown)
 
 
 def test_restart_continues_exactly(run):
