@@ -2,12 +2,20 @@
 
 from collections.abc import Callable
 
+from configs import qwen2_vl
 from configs.qwen_7b import qwen_7b
 from configs.qwen_vl import qwen_vl
 from configs.tiny import tiny
+from configs.tiny_qwen2 import tiny_qwen2
 from qwenvl_jax.config import Run
 
-RECIPES: dict[str, Callable[[], Run]] = {"tiny": tiny, "qwen-vl": qwen_vl, "qwen-7b": qwen_7b}
+RECIPES: dict[str, Callable[[], Run]] = {
+    "tiny": tiny,
+    "tiny-qwen2": tiny_qwen2,
+    "qwen-vl": qwen_vl,
+    **qwen2_vl.SIZES,
+    "qwen-7b": qwen_7b,
+}
 
 
 def recipe(name: str) -> Run:

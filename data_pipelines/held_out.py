@@ -14,6 +14,7 @@ from typing import NamedTuple
 from data_pipelines import tasks
 from data_pipelines.records import Record
 from data_pipelines.sources.source import RecordSource
+from data_pipelines.synthetic.small_print import at_low_resolution
 from qwenvl_jax.config import ModelConfig, Qwen2VLConfig, QwenVLConfig
 from qwenvl_jax.processing.chat_formats import CHAT_FORMATS, ChatFormat, chat_prompt
 from qwenvl_jax.processing.chatml import Round, query_of
@@ -51,6 +52,25 @@ def _ocr_vqa(record: Record) -> Iterator[Example]:
     for item in record.questions:
         sample = tasks.ocr_vqa(replace(record, questions=(item,)))
         yield from _example(record, "ocr_vqa", sample, item.question)
+
+
+def _small_print(record: Record) -> Iterator[Example]:
+    for item in record.questions:
+        sample = tasks.ocr_vqa(replace(record, questions=(item,)))
+        yield from _example(record, "small_print", sample, item.question)
+
+
+def _small_print_low(record: Record) -> Iterator[Example]:
+    """The questions of `_small_print`, on pictures at a fixed low resolution."""
+    for example in _small_print(record):
+        images = tuple(map(at_low_resolution, example.prompt.images))
+        yield replace(example, benchmark="small_print_low", prompt=replace(example.prompt, images=images))
+
+
+def _video(record: Record) -> Iterator[Example]:
+    for item in record.questions:
+        sample = tasks.video_vqa(replace(record, questions=(item,)))
+        yield from _example(record, "video", sample, item.question, kind=item.kind)
 
 
 def _caption(record: Record) -> Iterator[Example]:
@@ -110,7 +130,7 @@ def _chat_refer(chat: ChatFormat, record: Record) -> Iterator[Example]:
             yield _chat_example(chat, record, "chat_refer", rounds[:i], question, answer)
 
 
-SCENES, DOCUMENTS, CHATS = "scenes", "documents", "chats"
+SCENES, DOCUMENTS, CHATS, SMALL_PRINT, VIDEOS = "scenes", "documents", "chats", "small_print", "videos"
 
 
 class Asked(NamedTuple):
@@ -137,6 +157,9 @@ ASKED: dict[str, Asked] = {
     "ocr": Asked(DOCUMENTS, _ocr, 100),
     "ocr_vqa": Asked(DOCUMENTS, _ocr_vqa, 60),
     **_chats(CHAT_FORMATS[QwenVLConfig]),
+    "small_print": Asked(SMALL_PRINT, _small_print, 120),
+    "small_print_low": Asked(SMALL_PRINT, _small_print_low, 120),
+    "video": Asked(VIDEOS, _video, 160),
 }
 """Benchmark -> what it asks of a Qwen-VL. A standard error of a share p is sqrt(p (1 - p) / number): 0.02 for 0.9 of 200.
 """
@@ -174,10 +197,10 @@ def held_out_examples(
     numbers: Mapping[str, int] | None = None,
     benchmarks: Mapping[str, Asked] = ASKED,
 ) -> tuple[Example, ...]:
-    """Examples of all benchmarks.
+    """Examples of all benchmarks whose source is there.
 
     Args:
-      sources: the held-out records of every source that a benchmark names.
+      sources: held-out records by the names of sources; a benchmark whose source is not there is not asked.
       numbers: examples of a benchmark where they differ from the table's; 0 leaves it out.
       benchmarks: of the model, see `asked_of`.
 
@@ -189,6 +212,8 @@ def held_out_examples(
         raise ValueError(f"no benchmark {sorted(unknown)}; there are {list(benchmarks)}")
     examples: list[Example] = []
     for name, asked in benchmarks.items():
+        if asked.source not in sources:
+            continue
         number = numbers.get(name, asked.number)
         source = sources[asked.source]
         found = choose((source[i] for i in range(len(source))), asked, number)

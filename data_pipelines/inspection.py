@@ -16,6 +16,7 @@ from PIL import Image as Picture
 
 from data_pipelines.components import Samples
 from data_pipelines.loader import DataDescription, describe, open_loader
+from data_pipelines.patch_rows import PICTURES
 from data_pipelines.reading import read_record
 from data_pipelines.sources.source import Problem, RecordSource
 from data_pipelines.tasks import Task, tasks_of
@@ -55,6 +56,7 @@ def inspect_stage(run: Run, stage: Stage) -> dict[str, Any]:
     run = replace(run, data=replace(run.data, max_bad_share=1.0, workers=0))
     with open_loader(run, stage) as loader:
         described, components = describe(loader), loader.components
+    tasks = {**PICTURES, **tasks_of(run.model)}
     sources = {id(samples.source): samples.source for samples in components}
     decoded = [decodable(source) for source in sources.values()]
     return {
@@ -70,7 +72,7 @@ def inspect_stage(run: Run, stage: Stage) -> dict[str, Any]:
         "components": [component(stage, described, number) for number in range(len(components))],
         "tokens": {_name(s): histogram(s.tokens) for s in components},
         "sizes": {source.name: sizes(source) for source in sources.values()},
-        "samples": [shown for samples in components for shown in shown_samples(samples, tasks_of(run.model))],
+        "samples": [shown for samples in components for shown in shown_samples(samples, tasks)],
         "decoded": {"tried": sum(tried for tried, _ in decoded), "failed": sum(len(bad) for _, bad in decoded)},
         "problems": problems(components, [problem for _, bad in decoded for problem in bad]),
     }  # fmt: skip

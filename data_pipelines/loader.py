@@ -172,8 +172,8 @@ def open_loader(
     room = (stage.sequence_length, stage.vision_per_row)
     if stage.patch_classes:
         grid = stage.resolution // run.model.vision.patch
-        components = open_pictures(stage, run.data, grid)
-        maker = PatchRowMaker(components, encoder.tokenizer.eod_id, *room, stage.resolution, grid)
+        components = open_pictures(stage, run.data, encoder, grid)
+        maker = PatchRowMaker(components, encoder, *room, grid)
     else:
         components = open_components(stage, run.data, tasks, encoder)
         maker = RowMaker(components, tasks, encoder, *room)

@@ -1,90 +1,125 @@
 """Rows for a stage that trains the ViT alone: pictures, and a label of each kind for each of their patches.
 
-A row's positions hold the labels: picture after picture, patch after patch, kind after kind. So such a stage reads,
-packs, shuffles and resumes as all others do.
+A row's positions hold the labels: picture after picture, patch after patch (in the order that the model has them), kind
+after kind. So such a stage reads, packs, shuffles and resumes as all others do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from data_pipelines.components import Samples
+from data_pipelines.lengths import measure
 from data_pipelines.packing import Item
 from data_pipelines.reading import read_record
+from data_pipelines.records import Record
 from data_pipelines.rows import RowInfo, write_row
 from data_pipelines.sources.opening import open_source
 from data_pipelines.synthetic.patches import CLASSES, UNLABELLED, WEIGHTS, label_patches
-from qwenvl_jax.batch import Batch, empty_batch, row_of
+from data_pipelines.tasks import Task
+from qwenvl_jax.batch import Batch, row_of
 from qwenvl_jax.config import DataConfig, Stage
-from qwenvl_jax.processing.images import decode_image, resize_image
+from qwenvl_jax.processing.encoders import Encoder
+from qwenvl_jax.processing.patches import patch_positions
+from qwenvl_jax.processing.sample import Image, Sample
 
 TASK = "patches"
 
 
-def open_pictures(stage: Stage, data: DataConfig, grid: int) -> tuple[Samples, ...]:
-    """The components of a stage of patch labels; every record has one picture and grid * grid * K labels.
+def picture(record: Record) -> Sample | None:
+    """The picture alone of a record that has one."""
+    return Sample((Image(0),), (record.images[0].data,)) if len(record.images) == 1 else None
+
+
+PICTURES: Mapping[str, Task] = {TASK: picture}
+
+
+def open_pictures(stage: Stage, data: DataConfig, encoder: Encoder, grid: int) -> tuple[Samples, ...]:
+    """The components of a stage of patch labels; every record has one picture.
+
+    Args:
+      grid: patches of a side, the same for every picture and P = grid * grid of them in a slot; 0 where a picture has a
+        grid of its own, and a row counts patches.
 
     Raises:
       ValueError: a component of another task, or a stage whose classes or row length are not those of the labels.
     """
-    labels = grid**2 * len(CLASSES)
+    labels = max(1, grid**2) * len(CLASSES)
     if stage.patch_classes != CLASSES:
         raise ValueError(f"stage {stage.name}: patch_classes must be {CLASSES}, the labels of the synthetic world")
-    if stage.sequence_length != stage.images_per_row * labels:
-        raise ValueError(
-            f"stage {stage.name}: sequence_length must be images_per_row x {labels}, one position for each label"
-        )
+    if stage.sequence_length != stage.vision_per_row * labels:
+        room = "images_per_row" if grid else "patches_per_row"
+        raise ValueError(f"stage {stage.name}: sequence_length must be {room} x {labels}, one position for each label")
     if other := [component.task for component in stage.mixture if component.task != TASK]:
         raise ValueError(f"stage {stage.name} learns labels of patches: its task is {TASK!r}, not {other[0]!r}")
     opened = []
     for component in stage.mixture:
         source = open_source(data.root, component.source)
-        count = len(source)
-        tokens, images = np.full(count, labels, np.int32), np.ones(count, np.int32)
-        opened.append(Samples(component, source, np.arange(count), tokens, images, 0, 0, {}, source.problems))
+        records, vision = np.arange(len(source)), np.ones(len(source), np.int32)
+        problems, reduced = source.problems, 0
+        if not grid:
+            lengths = measure(source, (TASK,), PICTURES, encoder)[TASK]
+            records = np.flatnonzero(lengths.tokens)
+            vision, reduced = lengths.vision[records], int(lengths.reduced.sum())
+            problems = (*problems, *lengths.problems)
+        opened.append(Samples(component, source, records, vision * labels, vision, 0, reduced, {}, problems))
     return tuple(opened)
 
 
 class LabelledPicture(NamedTuple):
-    """A picture [R, R, 3], its labels [grid * grid * K], and the number of its record."""
+    """A picture as the encoder gives it, its labels [P * K], and the number of its record."""
 
-    picture: np.ndarray
+    encoded: Any
+    pixels: Any
     labels: np.ndarray
     record: int
 
 
 @dataclass(frozen=True)
 class PatchRowMaker:
-    """Makes the rows of a stage of patch labels; as `data_pipelines.rows.RowMaker`. Picklable."""
+    """Makes the rows of a stage of patch labels; as `data_pipelines.rows.RowMaker`. Picklable. `grid` as `open_pictures`."""
 
     components: Sequence[Samples]
-    pad_id: int
+    encoder: Encoder
     sequence_length: int
     vision_per_row: int
-    resolution: int
     grid: int
 
     def make_rows(self, rows: Sequence[Sequence[Item]]) -> tuple[Batch, list[RowInfo]]:
         """A host batch of B = len(rows) rows, and what each of them holds."""
-        batch = empty_batch(len(rows), self.sequence_length, self.vision_per_row, self.resolution, self.pad_id)
+        batch = self.encoder.empty(len(rows), self.sequence_length, self.vision_per_row)
         return batch, [self._write_row(row_of(batch, b), row) for b, row in enumerate(rows)]
 
     def _write_row(self, row: Batch, items: Sequence[Item]) -> RowInfo:
         row.targets[:] = 0
         return write_row(row, items, self.components, self._load, self._place)
 
-    def _place(self, row: Batch, loaded: LabelledPicture, start: int, slot: int) -> tuple[int, int]:
-        row.images[slot] = loaded.picture
+    def _place(self, row: Batch, loaded: LabelledPicture, start: int, vision: int) -> tuple[int, int]:
+        self.encoder.place_pixels(row, vision, loaded.encoded, loaded.pixels)
         place = slice(start, start + len(loaded.labels))
+        weights = np.tile(np.array(WEIGHTS, np.float32), len(loaded.labels) // len(WEIGHTS))
         row.targets[place] = np.maximum(loaded.labels, 0)
-        row.loss_weights[place] = np.tile(np.array(WEIGHTS, np.float32), self.grid**2) * (loaded.labels != UNLABELLED)
-        return len(loaded.labels), 1
+        row.loss_weights[place] = weights * (loaded.labels != UNLABELLED)
+        return len(loaded.labels), loaded.encoded.vision
 
     def _load(self, samples: Samples, sample: int) -> LabelledPicture:
         """Raises ValueError where the record or its picture cannot be read."""
         number = int(samples.records[sample])
         record = read_record(samples.source, number)
-        picture = resize_image(decode_image(record.images[0].data), self.resolution)
-        return LabelledPicture(picture, label_patches(record, self.grid).ravel(), number)
+        shown = picture(record)
+        if shown is None:
+            raise ValueError("the record has not one picture")
+        encoded = self.encoder.encode(shown)
+        if encoded.vision != samples.vision[sample]:
+            raise ValueError("the record is not the one that was measured")
+        return LabelledPicture(encoded, self.encoder.pixels(shown, encoded), self._labels(record, encoded), number)
+
+    def _labels(self, record: Record, encoded: Any) -> np.ndarray:
+        """[P * K] in the order of the model's patches: in rows where pictures have one grid, else in merge order."""
+        if self.grid:
+            return label_patches(record, self.grid, self.grid).ravel()
+        [grid] = encoded.grids
+        rows, columns = patch_positions(grid).T
+        return label_patches(record, grid.rows, grid.columns)[rows * grid.columns + columns].ravel()

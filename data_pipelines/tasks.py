@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from data_pipelines.records import Question, Record, StoredImage
 from qwenvl_jax.config import ModelConfig, Qwen2VLConfig, QwenVLConfig
+from qwenvl_jax.processing.agent import Action, Step, agent_parts, parse_call
 from qwenvl_jax.processing.chatml import ChatTurn, chat_parts, content_parts
 from qwenvl_jax.processing.markup import format_box, format_quad, format_ref
 from qwenvl_jax.processing.prompts import OCR_PROMPT, grounded_captioning_prompt, referring_prompt, vqa_prompt
@@ -26,6 +27,10 @@ OCR_KIND = "ocr"
 CHAT_KIND = "chat"
 CHINESE_KIND = "zh"
 """Kinds of `Question` that tasks tell apart: on a picture's text, on several pictures, Chinese captions."""
+
+
+ENVIRONMENT = "environment"
+"""Role of the turns that answer an agent's calls; only `agent` reads conversations that have them."""
 
 
 def picture_sample(image: StoredImage, pairs: Iterable[tuple[str, str]]) -> Sample:
@@ -137,10 +142,40 @@ def turn_content(text: str) -> Content:
 
 def qwen2_chat(record: Record) -> Sample | None:
     """As `chat`, with Qwen2-VL's loss mask: what the assistant says and the end of its turns."""
-    if not record.conversation:
+    if not record.conversation or is_episode(record):
         return None
     messages = [Message(turn.role, turn_content(turn.text)) for turn in record.conversation]
     return Sample(qwen2_chat_parts(messages), tuple(image.data for image in record.images))
+
+
+def is_episode(record: Record) -> bool:
+    """Whether the conversation is one with an environment."""
+    return any(turn.role == ENVIRONMENT for turn in record.conversation)
+
+
+def agent(record: Record) -> Sample | None:
+    """An episode: the system's turn lists actions (`Name: what it does` in each line), the user's tells the task, then calls
+    of the assistant and results of the environment follow each other up to the assistant's last words. Learned are the
+    assistant's turns.
+
+    Raises:
+      ValueError: turns are missing, or a turn of the assistant holds no call.
+    """
+    if not is_episode(record):
+        return None
+    turns = record.conversation[2:-1]
+    if len(turns) % 2 or not turns or any(turn.role != ENVIRONMENT for turn in turns[1::2]):
+        raise ValueError("the episode is no row of calls, each with its result, and a reply in the end")
+    system, user, *_, reply = record.conversation
+    actions = [Action(*line.split(": ", 1)) for line in system.text.splitlines() if ": " in line]
+    steps = []
+    for said, result in zip(turns[::2], turns[1::2]):
+        call = parse_call(said.text)
+        if call is None:
+            raise ValueError(f"{said.text[:60]!r} is answered by the environment and holds no call")
+        steps.append(Step(call, turn_content(result.text)))
+    parts = agent_parts(actions, turn_content(user.text), steps, reply.text)
+    return Sample(parts, tuple(image.data for image in record.images))
 
 
 Task = Callable[[Record], Sample | None]
@@ -161,7 +196,7 @@ TASKS: dict[str, Task] = {
 TASKS_OF: Mapping[type, Mapping[str, Task]] = {
     # a model's configuration: its tasks
     QwenVLConfig: TASKS,
-    Qwen2VLConfig: TASKS | {"chat": qwen2_chat, "video_vqa": video_vqa},
+    Qwen2VLConfig: TASKS | {"chat": qwen2_chat, "video_vqa": video_vqa, "agent": agent},
 }
 
 

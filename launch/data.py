@@ -1,23 +1,23 @@
-"""`qwenvl data VERB`: makes the small world that recipe `tiny` learns and its vocabulary; cleans and shows data."""
+"""`qwenvl data VERB`: makes the small worlds that the tiny recipes learn and their vocabularies; cleans and shows data."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import tyro
 from rich.progress import Progress
 
-from data_pipelines.synthetic.vocabulary import LEAST_COUNT, learn_merges, scene_texts, to_tiktoken
-from data_pipelines.synthetic.world import make_world
-from qwenvl_jax.processing.tokenizer import WORLD_FILE
+from data_pipelines.synthetic.vocabulary import CORPORA, LEAST_COUNT, learn_merges, to_tiktoken
+from data_pipelines.synthetic.world import make_native_world, make_world
+from qwenvl_jax.processing.tokenizer import EMBEDDED
 
 
 @dataclass(frozen=True)
-class MakeOptions:
-    """Makes data; what is there already is kept."""
+class SyntheticOptions:
+    """Makes the world of `tiny`; what is there already is kept."""
 
-    world: tyro.conf.Positional[Literal["synthetic"]]
     folder: Path = Path("data/tiny")
     """Gets the sources and their held-out counterparts."""
     seed: int = 0
@@ -28,6 +28,28 @@ class MakeOptions:
     workers: int = 2
     """Processes; the world is the same for every number."""
 
+
+@dataclass(frozen=True)
+class NativeOptions:
+    """Makes the native world of `tiny-qwen2`; what is there already is kept."""
+
+    folder: Path = Path("data/tiny-qwen2")
+    """Gets the sources and their held-out counterparts."""
+    seed: int = 0
+    scenes: int = 30_000
+    small_print: int = 20_000
+    videos: int = 16_000
+    episodes: int = 8_000
+    texts: int = 20_000
+    workers: int = 2
+    """Processes; the world is the same for every number."""
+
+
+WORLDS: dict[str, tuple[type, Callable[..., None]]] = {
+    "synthetic": (SyntheticOptions, make_world),
+    "native": (NativeOptions, make_native_world),
+}
+"""World: the options of making it, and what makes it."""
 
 VERBS = {
     # verb -> (module, what it does)
@@ -42,18 +64,20 @@ def data(arguments: list[str]) -> None:
     if verb in VERBS:
         import_module(VERBS[verb][0]).main(rest)
     elif arguments == ["make", "vocabulary"]:
-        WORLD_FILE.write_text(to_tiktoken(learn_merges(scene_texts(), LEAST_COUNT)))
-        print(f"vocabulary: {WORLD_FILE}")
-    elif verb == "make":
-        make(rest)
+        for name, texts in CORPORA.items():
+            EMBEDDED[name].write_text(to_tiktoken(learn_merges(texts(), LEAST_COUNT)))
+            print(f"vocabulary: {EMBEDDED[name]}")
+    elif verb == "make" and rest and rest[0] in WORLDS:
+        make(*WORLDS[rest[0]], rest[1:])
     else:
+        worlds = ", ".join(f"make {name}" for name in (*WORLDS, "vocabulary"))
         verbs = "".join(f"; {name}: {what}" for name, (_, what) in VERBS.items())
-        raise ValueError(f"qwenvl data knows make synthetic, make vocabulary{verbs}")
+        raise ValueError(f"qwenvl data knows {worlds}{verbs}")
 
 
-def make(arguments: list[str]) -> None:
+def make(kind: type, make_it: Callable[..., None], arguments: list[str]) -> None:
     """Raises ValueError where the folder holds another world."""
-    options = tyro.cli(MakeOptions, args=arguments, prog="qwenvl data make")
+    options: Any = tyro.cli(kind, args=arguments, prog="qwenvl data make WORLD")
     with Progress() as progress:
         bars: dict = {}
 
@@ -62,14 +86,5 @@ def make(arguments: list[str]) -> None:
                 bars[source] = progress.add_task(source, total=total)
             progress.update(bars[source], completed=done)
 
-        make_world(
-            options.folder,
-            seed=options.seed,
-            scenes=options.scenes,
-            documents=options.documents,
-            chats=options.chats,
-            texts=options.texts,
-            workers=options.workers,
-            progress=show,
-        )
+        make_it(progress=show, **asdict(options))
     print(f"data: {options.folder}")

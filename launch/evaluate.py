@@ -10,9 +10,11 @@ import tyro
 
 from data_pipelines.held_out import asked_of, held_out_examples
 from data_pipelines.sources.opening import open_source
+from data_pipelines.synthetic.world import held_out_screens
 from qwenvl_jax.config import Run, Stage, from_json
 from qwenvl_jax.conversion.hugging_face import is_hugging_face
-from qwenvl_jax.evaluation.benchmarks import evaluate, stage_evaluation
+from qwenvl_jax.evaluation.agent import MAX_NEW_TOKENS, evaluate_agent
+from qwenvl_jax.evaluation.benchmarks import evaluate, joined, stage_evaluation
 from qwenvl_jax.evaluation.contact_sheet import write_contact_sheet
 from qwenvl_jax.evaluation.report import write_report
 from qwenvl_jax.inference.generate import generate
@@ -20,6 +22,7 @@ from qwenvl_jax.inference.loading import load, run_processor
 from qwenvl_jax.inference.model import Model, inference_model
 from qwenvl_jax.inference.processor import Processor
 from qwenvl_jax.models.parameters import Architecture, Parameters
+from qwenvl_jax.processing.agent import STOPS
 from qwenvl_jax.processing.sample import Sample
 from qwenvl_jax.training.checkpoints import locate
 from qwenvl_jax.training.metrics import read_metrics
@@ -52,13 +55,19 @@ def scores_of(name: str, model: Model, processor: Processor, folder: Path, share
     """
     began = time.perf_counter()
     benchmarks = asked_of(model.architecture.config)
-    sources = {name: open_source(folder, name) for name in dict.fromkeys(a.source for a in benchmarks.values())}
+    names = dict.fromkeys(asked.source for asked in benchmarks.values())
+    sources = {name: open_source(folder, name) for name in names if (folder / name).is_dir()}
     numbers = {name: round(share * asked.number) for name, asked in benchmarks.items()}
 
     def answer(prompts: Sequence[Sample], most: int) -> list[str]:
         return generate(model, processor, prompts, max_new_tokens=most, temperature=0.0, stop=())
 
+    def act(prompts: Sequence[Sample]) -> list[str]:
+        return generate(model, processor, prompts, max_new_tokens=MAX_NEW_TOKENS, temperature=0.0, stop=STOPS)
+
     result = evaluate(held_out_examples(sources, numbers, benchmarks), answer)
+    if screens := held_out_screens(folder.parent, share):
+        result = joined(result, evaluate_agent(screens, act))
     shown = stage_evaluation(name, result)
     headline = "  ".join(f"{score} {value:.3f}" for score, value in result.scores.items() if "/" not in score)
     print(f"after {name}: {headline}  ({time.perf_counter() - began:.0f} s)", flush=True)

@@ -19,7 +19,7 @@ from data_pipelines.loader import StageLoader, describe, open_loader
 from data_pipelines.quarantine import Quarantine
 from data_pipelines.tasks import tasks_of
 from launch.evaluate import evaluate_stage, held_out_folder, report
-from qwenvl_jax.config import ARCHITECTURES, ModelConfig, Run, Stage, from_json, to_json
+from qwenvl_jax.config import ARCHITECTURES, ModelConfig, Qwen2VLConfig, QwenVLConfig, Run, Stage, from_json, to_json
 from qwenvl_jax.models.parameters import Parameters, build, initialize
 from qwenvl_jax.parallel.mesh import make_mesh, parameter_shardings
 from qwenvl_jax.processing.encoders import stage_encoder
@@ -33,7 +33,7 @@ class TrainOptions:
     """Trains a recipe. Every field of the recipe can be overridden, stages by their names: `--multitask.steps 500`."""
 
     recipe: tyro.conf.Positional[str]
-    """`tiny` or `qwen-vl`."""
+    """`tiny`, `tiny-qwen2`, `qwen-vl`, `qwen2-vl-2b`, `qwen2-vl-7b` or `qwen2-vl-72b`."""
     stage: str = "all"
     """One stage by its name, or `all` in order."""
     workdir: Path | None = None
@@ -147,6 +147,13 @@ def prepare(workdir: Path, run: Run) -> None:
     file.write_text(to_json(run))
 
 
+STARTS: Mapping[type, str] = {
+    # a model's configuration: what its recipes' starting point is made from, and how
+    QwenVLConfig: "OpenCLIP's ViT-bigG and Qwen-7B: qwenvl convert OPENCLIP QWEN7B {}",
+    Qwen2VLConfig: "a released Qwen2-VL of this size: qwenvl convert QWEN2VL {}",
+}
+
+
 def starting_point(
     run: Run, first: Stage, start: Path | None, workdir: Path, shardings: Mapping[str, NamedSharding]
 ) -> Parameters:
@@ -167,8 +174,8 @@ def starting_point(
     elif run.initial:
         if not Path(run.initial).exists():
             raise FileNotFoundError(
-                f"recipe {run.name} starts from {run.initial}, which is not there; make it from OpenCLIP's ViT-bigG and "
-                f"Qwen-7B: qwenvl convert OPENCLIP QWEN7B {run.initial}; or give --start CHECKPOINT"
+                f"recipe {run.name} starts from {run.initial}, which is not there; make it from "
+                f"{STARTS[type(run.model)].format(run.initial)}; or give --start CHECKPOINT"
             )
         source, stage, step = locate(Path(run.initial))
     else:

@@ -284,7 +284,7 @@ class DataConfig:
     root: str = "data"
     """Folder with the sources that mixtures name."""
     tokenizer: str = "bytes"
-    """`bytes`, `world` (byte pairs of the synthetic world), or a `qwen.tiktoken` file (or the folder that holds one)."""
+    """`bytes`, `world` or `native` (byte pairs of a synthetic world), or a `qwen.tiktoken` file (or its folder)."""
     seed: int = 0
     window: int = 1024
     """Samples that are packed together."""

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from configs.qwen_vl import parameter_tables
 from qwenvl_jax.batch import IGNORED, Batch, empty_batch
 from qwenvl_jax.config import (
     AdapterConfig,
@@ -30,6 +31,9 @@ RESOLUTION = 12
 """A 3 x 3 grid of patches: the stored 2 x 2 positions are interpolated."""
 QUERIES = CONFIG.adapter.queries
 TASKS = (Component("caption", "pictures", 1), Component("vqa", "pictures", 1))
+TABLES = parameter_tables(CONFIG.vision.layers, 0.95, 0.05)
+SFT_FROZEN = r"vision/.*|adapter/position"
+"""What stage 3 must not move."""
 TRAIN_ALL = (
     ParameterRule(r"adapter/position", frozen=True),
     ParameterRule(r".*(bias|scale)"),

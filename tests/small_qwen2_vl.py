@@ -1,12 +1,22 @@
-"""A Qwen2-VL with 16-dimensional heads, and batches of samples for it."""
+"""A Qwen2-VL with 16-dimensional heads, and batches of samples for it; names as in `small_model` where both have them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import small_model
 
+from configs.qwen2_vl import PARAMETER_TABLES
 from qwenvl_jax.batch import IGNORED, Batch, empty_patch_batch
-from qwenvl_jax.config import PrecisionConfig, Qwen2LanguageConfig, Qwen2VisionConfig, Qwen2VLConfig
+from qwenvl_jax.config import (
+    ParameterRule,
+    PrecisionConfig,
+    Qwen2LanguageConfig,
+    Qwen2VisionConfig,
+    Qwen2VLConfig,
+    Run,
+    Stage,
+)
 from qwenvl_jax.processing.patches import Grid, frame_numbers, patch_positions
 from qwenvl_jax.processing.positions import Piece, mrope_positions
 
@@ -17,6 +27,11 @@ CONFIG = Qwen2VLConfig(
     ),
 )
 PRECISION = PrecisionConfig(compute="float32", remat="nothing", loss_chunks=2)
+TABLES = PARAMETER_TABLES
+SFT_FROZEN = r"(vision|merger)/.*"
+TRAIN_ALL = (ParameterRule(r".*(bias|scale)"), ParameterRule(r".*", weight_decay=0.05))
+LENGTH, PATCHES = 48, 64
+"""Of a row of `random_batch`."""
 PAD, VISION_START, VISION_END, IMAGE_PAD, VIDEO_PAD = 300, 301, 302, 303, 304
 
 
@@ -75,6 +90,7 @@ def pack(rows: Sequence[Sequence[SmallSample]], length: int, patches: int, left:
             batch.targets[row, here] = np.append(sample.tokens[1:], PAD)
             batch.loss_weights[row, here] = sample.loss_weights
             batch.segment_ids[row, here] = number + 1
+            batch.task_ids[row, here] = number % len(small_model.TASKS)
             batch.positions[row, :, here] = sample.positions
             moved = sample.vision_index + patch // 4
             batch.vision_index[row, here] = np.where(sample.vision_index == IGNORED, IGNORED, moved)
@@ -86,3 +102,39 @@ def pack(rows: Sequence[Sequence[SmallSample]], length: int, patches: int, left:
                 batch.patch_segments[row, there] = frame_numbers(grid) + segment + 1
                 patch, segment = there.stop, segment + grid.frames
     return batch
+
+
+VISUALS = (
+    # of a sample: nothing but text, an image, a video, an image and a video
+    lambda rng: (),
+    lambda rng: (Grid(1, 2 * int(rng.integers(1, 4)), 2 * int(rng.integers(1, 4))),),
+    lambda rng: (Grid(int(rng.integers(2, 4)), 2 * int(rng.integers(1, 3)), 4),),
+    lambda rng: (Grid(1, 2, 4), Grid(2, 2, 4)),
+)
+
+
+def random_batch(seed: int, rows: int = 8, length: int = LENGTH, patches: int = PATCHES) -> Batch:
+    """Rows of one or two samples: a row of text alone, rows of images alone, of videos alone, and mixed ones."""
+    rng = np.random.default_rng(seed)
+
+    def row() -> list[SmallSample]:
+        samples: list[SmallSample] = []
+        for _ in range(2):
+            visuals = VISUALS[int(rng.integers(len(VISUALS)))](rng)
+            sample = make_sample(rng, *visuals, int(rng.integers(2, 12)))
+            tokens = sum(len(other.tokens) for other in (*samples, sample))
+            if tokens <= length and sum(len(other.patches) for other in (*samples, sample)) <= patches:
+                samples.append(sample)
+        return samples
+
+    return pack([row() for _ in range(rows)], length, patches)
+
+
+def small_stage(**fields) -> Stage:
+    """A stage of eight steps on `random_batch`."""
+    shape = {"sequence_length": LENGTH, "patches_per_row": PATCHES, "images_per_row": 0, "resolution": 0}
+    return small_model.small_stage(**(shape | {"parameters": TRAIN_ALL} | fields))
+
+
+def small_run(stage: Stage, **fields) -> Run:
+    return small_model.small_run(stage, **({"model": CONFIG} | fields))

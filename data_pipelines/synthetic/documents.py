@@ -150,12 +150,15 @@ def _sample_angle(rng: np.random.Generator) -> float:
     return math.radians(rng.uniform(-widest, widest))
 
 
-def sample_lines(rng: np.random.Generator, size: tuple[int, int], held_out: bool) -> tuple[PlacedLine, ...]:
+def sample_lines(
+    rng: np.random.Generator, size: tuple[int, int], held_out: bool, heights: tuple[float, float] | None = None
+) -> tuple[PlacedLine, ...]:
     """Lines of one font from top to bottom, whose upright boxes do not overlap in height: their order is
-    plain.
+    plain. Capitals are as high as `CAP_HEIGHTS` says, or between `heights` in pixels.
     """
     width, height = size
     mean = (width + height) / 2
+    low, high = heights or (CAP_HEIGHTS[0] * mean, CAP_HEIGHTS[1] * mean)
     most = int(rng.choice(len(LINES), p=LINES)) + 1
     font = FONTS[int(rng.integers(len(FONTS)))]
     # Long words can be too wide and two lines too high for a picture: texts are drawn anew, and fewer in the end.
@@ -164,7 +167,7 @@ def sample_lines(rng: np.random.Generator, size: tuple[int, int], held_out: bool
         angle = _sample_angle(rng)
         boxes = []
         for text in [sample_text(rng, held_out) for _ in range(number)]:
-            capital = rng.uniform(*CAP_HEIGHTS) * mean
+            capital = rng.uniform(low, high)
             font_size = size_for_capitals(font, round(capital * OVERSAMPLING))
             tilt = angle + math.radians(rng.uniform(-2, 2))
             line = PlacedLine(text, font, font_size, 0, 0, tilt)

@@ -54,20 +54,21 @@ def _ends(text: str) -> tuple[float, ...]:
     return tuple((widths / widths[-1]).tolist())
 
 
-def label_patches(record: Record, grid: int) -> np.ndarray:
-    """[grid * grid, K] int32, the class of each kind, or `UNLABELLED`; patches in rows from the top left."""
+def label_patches(record: Record, rows: int, columns: int) -> np.ndarray:
+    """[rows * columns, K] int32, the class of each kind, or `UNLABELLED`; patches in rows from the top left."""
     labels, boxes = things(record)
-    starts = np.arange(grid) / grid
-    # [T, grid]: overlap of each thing with each column and row of patches.
-    across, down = (
-        np.clip(np.minimum(boxes[:, None, i + 2], starts + 1 / grid) - np.maximum(boxes[:, None, i], starts), 0, None)
-        for i in (0, 1)
-    )
-    overlap = (down[:, :, None] * across[:, None, :]).reshape(len(boxes), grid * grid)
+    across, down = _overlaps(boxes[:, 0], boxes[:, 2], columns), _overlaps(boxes[:, 1], boxes[:, 3], rows)
+    overlap = (down[:, :, None] * across[:, None, :]).reshape(len(boxes), rows * columns)
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     most = overlap.argmax(0)
-    seen = overlap.max(0) >= LEAST_COVER * np.minimum(areas[most], 1 / grid**2)
+    seen = overlap.max(0) >= LEAST_COVER * np.minimum(areas[most], 1 / (rows * columns))
     edges = np.clip((boxes * TENTHS).astype(np.int32), 0, TENTHS - 1)
     found = np.concatenate([labels, edges], axis=1)[most]
     nothing = np.array([0] + [UNLABELLED] * (len(CLASSES) - 1), np.int32)
     return np.where(seen[:, None], found, nothing)
+
+
+def _overlaps(low: np.ndarray, high: np.ndarray, parts: int) -> np.ndarray:
+    """[T, parts]: overlap of the T intervals with each of so many equal parts of [0, 1]."""
+    starts = np.arange(parts) / parts
+    return np.clip(np.minimum(high[:, None], starts + 1 / parts) - np.maximum(low[:, None], starts), 0, None)

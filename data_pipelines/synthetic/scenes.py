@@ -7,6 +7,7 @@ pair of attribute values is trained: what is measured on held-out scenes is comp
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -197,16 +198,20 @@ def _place(rng: np.random.Generator, look: Look, placed: list[Object], size: tup
 
 
 def sample_scene(
-    rng: np.random.Generator, held_out: bool, given: tuple[Look, ...] = (), count: int | None = None
+    rng: np.random.Generator,
+    held_out: bool,
+    given: tuple[Look, ...] = (),
+    count: int | None = None,
+    size_of: Callable[[np.random.Generator], tuple[int, int]] = picture_size,
 ) -> Scene:
     """A scene of held-out or of training looks. `given` looks are among its objects; `count` of them, or as
-    `COUNTS`.
+    `COUNTS`. `size_of` draws its (width, height) in pixels.
     """
     number = count or max(len(given), int(rng.choice(len(COUNTS), p=COUNTS)) + 1)
     for _ in range(SCENE_ATTEMPTS):
         looks = sample_looks(rng, number, held_out, given)
         for _ in range(8):
-            size = picture_size(rng)
+            size = size_of(rng)
             placed: list[Object] = []
             # Large ones first: small ones find room between them.
             for look in sorted(looks, key=lambda look: look.size == "small"):

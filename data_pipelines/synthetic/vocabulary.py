@@ -1,4 +1,5 @@
-"""The vocabulary of `tiny`: byte pairs merged over what is said about scenes, in the format of `qwen.tiktoken`.
+"""The vocabularies of `tiny` and `tiny-qwen2`: byte pairs merged over what is said about scenes, in the format of
+`qwen.tiktoken`.
 
 A text of the world has 93 of these ids in the mean, 249 of single bytes, and each attribute of an object is one id, as
 common words are for Qwen-7B. With single bytes `tiny` learned nothing in stage 1, whose language model is frozen, and
@@ -9,21 +10,23 @@ Words of documents are no part of the corpus: they stay letters, so that reading
 import base64
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 
 import numpy as np
 import regex
 
-from data_pipelines.synthetic.documents import document_questions
+from data_pipelines.synthetic.documents import WORDS, document_questions
+from data_pipelines.synthetic.native_texts import told_clip, told_episode
 from data_pipelines.synthetic.texts import described_scene, located_scene, told_conversation, told_picture
 from qwenvl_jax.processing.prompts import OCR_PROMPT, vqa_prompt
-from qwenvl_jax.processing.tokenizer import PATTERN, SPECIAL_TOKENS
+from qwenvl_jax.processing.tokenizer import NATIVE, PATTERN, SPECIAL_TOKENS, WORLD
 
 TEXTS = 4000
 LEAST_COUNT = 40
 """A pair that occurs less often is not merged: at 40 every attribute of an object is one id."""
 
+_WORDS = re.compile(rf"\b({'|'.join(WORDS)})\b")
 _SPECIAL = re.compile("|".join(re.escape(token) for token in SPECIAL_TOKENS))
 
 
@@ -37,6 +40,23 @@ def scene_texts() -> Iterator[str]:
         yield f"{OCR_PROMPT} {OCR_PROMPT}\nRead the text."
         for item in document_questions(("word", "1", "other"), rng):
             yield vqa_prompt(item.question)
+
+
+def native_texts() -> Iterator[str]:
+    """As `scene_texts`, with what is said about videos and screens, and without conversations. Words that are typed stay
+    letters too."""
+    rng = np.random.default_rng(0)
+    makers = (described_scene, located_scene, told_picture, told_clip, told_episode)
+    for i in range(TEXTS):
+        yield _WORDS.sub("1", makers[i % len(makers)](rng))
+    for _ in range(TEXTS // 10):
+        yield f"{OCR_PROMPT} {OCR_PROMPT}"
+        for item in document_questions(("word", "1", "other"), rng):
+            yield vqa_prompt(item.question)
+
+
+CORPORA: Mapping[str, Callable[[], Iterator[str]]] = {WORLD: scene_texts, NATIVE: native_texts}
+"""An embedded vocabulary: the texts that it is learned from."""
 
 
 def learn_merges(texts: Iterable[str], least_count: int) -> dict[bytes, int]:

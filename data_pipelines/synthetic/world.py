@@ -1,4 +1,6 @@
-"""Makes the small world: sources of records in shards, training and held-out, from one seed.
+"""Makes the small worlds: sources of records in shards, training and held-out, from one seed.
+
+There are two: that of `tiny`, and the native one of `tiny-qwen2`, with pictures of many sizes, videos and screens.
 
 Record number i of a source is a pure function of (seed, source, i): the number of worker processes changes
 nothing. A source's folder appears only when it is complete, so making can be stopped at any time and started
@@ -19,13 +21,22 @@ from data_pipelines.records import Record
 from data_pipelines.sources.array_record import write_shards
 from data_pipelines.synthetic.chats import chat_record
 from data_pipelines.synthetic.documents import document_questions, sample_document
+from data_pipelines.synthetic.native import (
+    episode_record,
+    native_scene_record,
+    native_text_record,
+    small_print_record,
+    video_record,
+)
 from data_pipelines.synthetic.rendering import render_scene
 from data_pipelines.synthetic.scenes import sample_scene
+from data_pipelines.synthetic.screens import Screen, sample_screen
 from data_pipelines.synthetic.texts import sample_text
 from data_pipelines.synthetic.wording import caption, caption_zh, grounded_caption, questions, regions
 
 WORLD_VERSION = 9
-"""Counts up when the same seed begins to mean another world."""
+NATIVE_VERSION = 1
+"""They count up when the same seed begins to mean another world."""
 SETTINGS = "world.json"
 RECORDS_PER_JOB = 64
 
@@ -72,6 +83,11 @@ MAKERS: dict[str, Callable[[np.random.Generator, str, bool], Record]] = {
     "documents": document_record,
     "chats": chat_record,
     "texts": text_record,
+    "native scenes": native_scene_record,
+    "small print": small_print_record,
+    "videos": video_record,
+    "episodes": episode_record,
+    "native texts": native_text_record,
 }
 
 
@@ -109,6 +125,14 @@ def _sources(scenes: int, documents: int, chats: int, texts: int, held_out: tupl
     return [Source(*source, stream) for stream, source in enumerate(planned)]
 
 
+Progress = Callable[[str, int, int], None]
+"""Called with a source's name, its records made so far, and their number."""
+
+
+def _silent(source: str, done: int, total: int) -> None:
+    pass
+
+
 def make_world(
     folder: Path,
     *,
@@ -119,23 +143,78 @@ def make_world(
     seed: int = 0,
     held_out: tuple[int, int, int] = (300, 300, 200),
     workers: int = 2,
-    progress: Callable[[str, int, int], None] = lambda source, done, total: None,
+    progress: Progress = _silent,
 ) -> None:
-    """Makes the world in `folder`; what is there already is kept, so a second call returns at once.
+    """Makes the world of `tiny` in `folder`; what is there already is kept, so a second call returns at once.
 
     Args:
       folder: gets the sources `scenes`, `documents`, `chats`, `texts` and
         `held_out/{scenes,documents,chats}`. seed: of all random choices. scenes, documents, chats, texts:
         records of the training sources. held_out: records of the held-out scenes, documents and chats.
-        workers: processes; the world is the same for every number. progress: called with a source's name, its
-        records made so far, and their number.
+        workers: processes; the world is the same for every number.
 
     Raises:
       ValueError: the folder holds a world of other settings.
     """
-    folder = Path(folder)
-    sources = _sources(scenes, documents, chats, texts, held_out)
-    settings = {"version": WORLD_VERSION, "seed": seed, "records": {s.folder: s.records for s in sources}}
+    _make_sources(
+        Path(folder), _sources(scenes, documents, chats, texts, held_out), WORLD_VERSION, seed, workers, progress
+    )
+
+
+def make_native_world(
+    folder: Path,
+    *,
+    scenes: int,
+    small_print: int,
+    videos: int,
+    episodes: int,
+    texts: int,
+    seed: int = 0,
+    held_out: tuple[int, int, int, int] = (300, 200, 200, 80),
+    workers: int = 2,
+    progress: Progress = _silent,
+) -> None:
+    """Makes the native world of `tiny-qwen2` in `folder`; as `make_world`.
+
+    Args:
+      scenes, small_print, videos, episodes, texts: records of the training sources of these names. held_out: records of
+        the held-out ones, all but texts.
+
+    Raises:
+      ValueError: the folder holds a world of other settings.
+    """
+    counts = {"scenes": scenes, "small_print": small_print, "videos": videos, "episodes": episodes, "texts": texts}
+    kinds = ("native scenes", "small print", "videos", "episodes", "native texts")
+    planned = [(name, kind, False, count) for (name, count), kind in zip(counts.items(), kinds)]
+    planned += [(f"held_out/{name}", kind, True, count) for name, kind, count in zip(counts, kinds, held_out)]
+    sources = [Source(*source, stream) for stream, source in enumerate(planned)]
+    _make_sources(Path(folder), sources, NATIVE_VERSION, seed, workers, progress)
+
+
+HELD_OUT_EPISODES = "held_out/episodes"
+
+
+def held_out_screens(folder: Path, share: float = 1.0) -> dict[str, Screen]:
+    """The first screens of a share of the held-out episodes of the world in `folder`, by the keys of their records; none
+    where it has no such episodes. They are made again from the seed: what is stored are the expert's ways.
+    """
+    path = Path(folder) / SETTINGS
+    settings = json.loads(path.read_text()) if path.is_file() else {"records": {}}
+    if HELD_OUT_EPISODES not in settings["records"]:
+        return {}
+    stream, count = list(settings["records"]).index(HELD_OUT_EPISODES), settings["records"][HELD_OUT_EPISODES]
+    return {
+        f"{HELD_OUT_EPISODES}/{index:06d}": sample_screen(
+            np.random.default_rng([settings["seed"], stream, index]), True
+        )
+        for index in range(round(share * count))
+    }
+
+
+def _make_sources(
+    folder: Path, sources: list[Source], version: int, seed: int, workers: int, progress: Progress
+) -> None:
+    settings = {"version": version, "seed": seed, "records": {s.folder: s.records for s in sources}}
     path = folder / SETTINGS
     if path.exists():
         if (found := json.loads(path.read_text())) != settings:
@@ -159,9 +238,7 @@ def make_world(
             write_shards(folder / source.folder, _reported(source, made, progress))
 
 
-def _reported(
-    source: Source, made: Iterator[list[Record]], progress: Callable[[str, int, int], None]
-) -> Iterator[Record]:
+def _reported(source: Source, made: Iterator[list[Record]], progress: Progress) -> Iterator[Record]:
     done = 0
     for records in made:
         yield from records

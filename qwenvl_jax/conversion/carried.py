@@ -12,10 +12,9 @@ from qwenvl_jax.config import Run
 from qwenvl_jax.processing.encoders import SPECIALS
 from qwenvl_jax.processing.tokenizer import (
     BYTES,
+    EMBEDDED,
     JSON_VOCABULARY_FILES,
     VOCABULARY_FILE,
-    WORLD,
-    WORLD_FILE,
     Tokenizer,
     load_tokenizer,
 )
@@ -40,7 +39,7 @@ def origin(workdir: Path, run: Run) -> Path | None:
     """The folder with the files that a run's weights came with: its own, or that of the checkpoint it started from
     (where its vocabulary lies)."""
     candidates = [workdir]
-    if run.data.tokenizer not in (BYTES, WORLD):
+    if run.data.tokenizer not in (BYTES, *EMBEDDED):
         file = Path(run.data.tokenizer)
         candidates.append(file if file.is_dir() else file.parent)
     return next((folder for folder in candidates if (folder / ORIGINAL_CONFIG).is_file()), None)
@@ -48,8 +47,8 @@ def origin(workdir: Path, run: Run) -> Path | None:
 
 def vocabulary(run: Run) -> Path | None:
     """The file of the run's vocabulary; None where it has none (bytes), or the file is gone."""
-    if run.data.tokenizer in (BYTES, WORLD):
-        return WORLD_FILE if run.data.tokenizer == WORLD else None
+    if run.data.tokenizer in (BYTES, *EMBEDDED):
+        return EMBEDDED.get(run.data.tokenizer)
     file = Path(run.data.tokenizer)
     files = [file / name for name in (VOCABULARY_FILE, *JSON_VOCABULARY_FILES)] if file.is_dir() else [file]
     return next((file for file in files if file.is_file()), None)

@@ -5,16 +5,23 @@ Prompts are in the examples (`qwenvl_jax.processing.example`). Decoding is greed
 """
 
 import base64
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from PIL import Image as Picture
 
 from qwenvl_jax.evaluation.scores import Box, box_iou, exact_match, refcoco_box, vqa_match, words_read
 from qwenvl_jax.processing.example import Example
 from qwenvl_jax.processing.markup import Reference, boxes_with_references, lines_with_quads, parse_generated
 from qwenvl_jax.processing.sample import Sample
+from qwenvl_jax.processing.video import decode_frames, probe_video
 
 IOU_THRESHOLD = 0.5
+SHOWN_FRAMES = 4
+"""Of a video in a report."""
 
 Generate = Callable[[Sequence[Sample], int], Sequence[str]]
 """(prompts, most new tokens) -> one answer each: greedy, special tags kept, cut where the model ends its
@@ -67,6 +74,21 @@ def score_ocr_vqa(text: str, example: Example) -> Scores:
 def score_chat(text: str, example: Example) -> Scores:
     """Exact match after strip and lower-case."""
     return {"chat_accuracy": (vqa_match(text, example.answer), 1)}
+
+
+def score_small_print(text: str, example: Example) -> Scores:
+    """Exact match after strip and lower-case."""
+    return {"small_print_exact": (vqa_match(text, example.answer), 1)}
+
+
+def score_small_print_low(text: str, example: Example) -> Scores:
+    """As `score_small_print`; the picture was brought to a fixed low resolution."""
+    return {"small_print_low_exact": (vqa_match(text, example.answer), 1)}
+
+
+def score_video(text: str, example: Example) -> Scores:
+    """Exact match after strip and lower-case."""
+    return {"video_accuracy": (vqa_match(text, example.answer), 1)}
 
 
 def score_caption(text: str, example: Example) -> Scores:
@@ -155,6 +177,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "chat_refer": Benchmark(64, score_chat_referring),
     "ocr_vqa": Benchmark(16, score_ocr_vqa),
     "grounded_caption": Benchmark(192, score_grounded_caption),
+    "small_print": Benchmark(24, score_small_print),
+    "small_print_low": Benchmark(24, score_small_print_low),
+    "video": Benchmark(24, score_video),
 }
 """Name -> benchmark, in the order in which reports list them."""
 
@@ -192,6 +217,12 @@ def evaluate(examples: Sequence[Example], generate: Generate) -> Result:
     return Result({key: sums[key] / weights[key] for key in means}, weights, tuple(answers))
 
 
+def joined(first: Result, second: Result) -> Result:
+    """Two results of different benchmarks as one."""
+    scores, weights = {**first.scores, **second.scores}, {**first.weights, **second.weights}
+    return Result(scores, weights, first.answers + second.answers)
+
+
 def stage_evaluation(stage: str, result: Result, pictures: int = 6) -> dict[str, Any]:
     """A result as plain JSON, as `qwenvl_jax.evaluation.report` reads it: scores, weights and a gallery."""
     return {
@@ -200,6 +231,18 @@ def stage_evaluation(stage: str, result: Result, pictures: int = 6) -> dict[str,
         "weights": dict(result.weights),
         "gallery": gallery(result, pictures),
     }
+
+
+def shown_pictures(sample: Sample) -> list[bytes]:
+    """The sample's encoded pictures, then some frames of each of its videos as PNG."""
+    shown = list(sample.images)
+    for video in sample.videos:
+        count = probe_video(video).frames
+        for frame in decode_frames(video, np.linspace(0, count - 1, min(count, SHOWN_FRAMES)).round().astype(int)):
+            buffer = io.BytesIO()
+            Picture.fromarray(frame).save(buffer, "PNG")
+            shown.append(buffer.getvalue())
+    return shown
 
 
 def gallery(result: Result, pictures: int) -> list[dict[str, Any]]:
@@ -216,7 +259,7 @@ def gallery(result: Result, pictures: int) -> list[dict[str, Any]]:
       (base64).
     """
     shown: set[tuple[str, str]] = set()
-    for name in BENCHMARKS:
+    for name in dict.fromkeys(answer.example.benchmark for answer in result.answers):
         keys = dict.fromkeys(answer.example.key for answer in result.answers if answer.example.benchmark == name)
         shown |= {(name, key) for key in list(keys)[:pictures]}
     return [
@@ -228,7 +271,7 @@ def gallery(result: Result, pictures: int) -> list[dict[str, Any]]:
             "true": answer.example.answer,
             "predicted": answer.text,
             "score": answer.score,
-            "pictures": [base64.b64encode(picture).decode() for picture in answer.example.prompt.images],
+            "pictures": [base64.b64encode(picture).decode() for picture in shown_pictures(answer.example.prompt)],
         }
         for answer in result.answers
         if (answer.example.benchmark, answer.example.key) in shown

@@ -44,6 +44,10 @@ SECTIONS = (
         ("grounded_caption",),
     ),
     Section("Reading", "Every written line with its four corners, then a question on it.", ("ocr", "ocr_vqa")),
+    Section("Small print", "Read at the picture's own size.", ("small_print",)),
+    Section("Small print at a fixed low resolution", "The same questions, with what is left.", ("small_print_low",)),
+    Section("Watching", "Some frames of each video; the model sees two for every second.", ("video",)),
+    Section("Acting", "A task's screens in order, and what the model did.", ("agent",)),
     Section(
         "Several pictures",
         "Questions of a conversation that need more than one picture.",

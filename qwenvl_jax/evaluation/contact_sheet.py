@@ -21,7 +21,7 @@ PAPER, CARD, INK, SOFT, RIGHT, WRONG = "#faf9f6", "#efece5", "#1d1c1a", "#6d6a64
 FONT_SIZE, LEADING, TEXT_GAP = 21, 30, 14
 ROWS = (
     Section("Describing", "", ("grounded_caption", "vqa")),
-    Section("Reading", "", ("ocr", "ocr_vqa")),
+    Section("Reading", "", ("ocr", "ocr_vqa", "small_print")),
     Section("Comparing", "", ("chat", "chat_refer")),
 )
 LINES = 4

@@ -11,6 +11,9 @@ HEADLINES: dict[str, tuple[str, str]] = {
     "refer_iou50": ("Finding", "objects to find, box with IoU ≥ 0.5"),
     "ocr_exact": ("Reading", "words to read, each exact"),
     "chat_accuracy": ("Comparing", "questions on several pictures, exact answer"),
+    "small_print_exact": ("Small print", "lines of small print, each exact"),
+    "video_accuracy": ("Watching", "questions on motion and order, exact answer"),
+    "agent_success": ("Acting", "whole tasks of several steps, solved"),
 }
 """Score -> its short name, and what it is the share of. A run is judged by these."""
 EXTRAS: dict[str, tuple[str, str]] = {
@@ -18,6 +21,7 @@ EXTRAS: dict[str, tuple[str, str]] = {
     "grounded_caption_iou50": ("Describing with boxes", "objects to name and place, IoU ≥ 0.5"),
     "caption_zh_exact": ("Describing in Chinese", "captions, right to the last character"),
     "ocr_quad_iou50": ("Reading with corners", "lines to read and place, IoU ≥ 0.5"),
+    "small_print_low_exact": ("Small print at low resolution", "the same lines, in pictures of 56 x 56 pixels"),
     "ocr_vqa_accuracy": ("Answering on text", "questions on a document, exact answer"),
     "chat_refer_iou50": ("Finding in conversation", "objects in one of several pictures, IoU ≥ 0.5"),
 }

@@ -69,8 +69,11 @@ class Encoder(Protocol):
     def for_prompts(self) -> "Encoder":
         """The same without the limit that a row of training sets to text."""
 
+    def place_pixels(self, row: Batch, vision: int, encoded: Any, pixels: Any) -> None:
+        """Writes a sample's images and videos into a row (see `row_of`) behind `vision` slots or patches."""
+
     def place(self, row: Batch, start: int, vision: int, encoded: Any, pixels: Any) -> None:
-        """Writes a sample into a row (see `row_of`) behind `start` tokens and `vision` slots or patches."""
+        """Writes a whole sample into a row, its text behind `start` tokens."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +109,13 @@ class ImageSlotEncoder:
     def for_prompts(self) -> "ImageSlotEncoder":
         return self
 
-    def place(self, row: Batch, start: int, vision: int, encoded: EncodedSample, pixels: list[np.ndarray]) -> None:
-        _place_text(row, start, encoded, vision * self.queries)
+    def place_pixels(self, row: Batch, vision: int, encoded: EncodedSample, pixels: list[np.ndarray]) -> None:
         for slot, picture in enumerate(pixels, vision):
             row.images[slot] = picture
+
+    def place(self, row: Batch, start: int, vision: int, encoded: EncodedSample, pixels: list[np.ndarray]) -> None:
+        _place_text(row, start, encoded, vision * self.queries)
+        self.place_pixels(row, vision, encoded, pixels)
 
 
 @dataclass(frozen=True)
@@ -164,8 +170,7 @@ class PatchEncoder:
     def for_prompts(self) -> "PatchEncoder":
         return replace(self, tokens=None, patches=self.patches or None)
 
-    def place(self, row: Batch, start: int, vision: int, encoded: EncodedVisualSample, pixels: np.ndarray) -> None:
-        _place_text(row, start, encoded, vision // MERGE**2)
+    def place_pixels(self, row: Batch, vision: int, encoded: EncodedVisualSample, pixels: np.ndarray) -> None:
         row.patches[vision : vision + len(pixels)] = pixels
         segment = int(row.patch_segments[vision - 1]) if vision else 0
         for grid in encoded.grids:
@@ -173,6 +178,10 @@ class PatchEncoder:
             row.patch_positions[here] = patch_positions(grid)
             row.patch_segments[here] = frame_numbers(grid) + segment + 1
             vision, segment = here.stop, segment + grid.frames
+
+    def place(self, row: Batch, start: int, vision: int, encoded: EncodedVisualSample, pixels: np.ndarray) -> None:
+        _place_text(row, start, encoded, vision // MERGE**2)
+        self.place_pixels(row, vision, encoded, pixels)
 
 
 def padded_length(count: int, multiple: int) -> int:

@@ -1,4 +1,4 @@
-"""Text to ids and back: Qwen's byte-pair vocabulary, a small one of the embedded world, and one id per byte.
+"""Text to ids and back: Qwen's byte-pair vocabulary, small ones of the embedded worlds, and one id per byte.
 
 All vocabularies end in the same special tokens in the same order, so everything above works with either.
 Source of the behaviour: `tokenization_qwen.py` of the original.
@@ -68,9 +68,10 @@ PATTERN = (
 """How text is split before byte pairs are merged: cl100k's, but with single digits."""
 BYTES = "bytes"
 """The name of the byte-level vocabulary."""
-WORLD = "world"
-"""The name of the embedded world's byte-pair vocabulary (`data_pipelines.synthetic.vocabulary` makes its file)."""
+WORLD, NATIVE = "world", "native"
+"""The names of the embedded worlds' byte-pair vocabularies (`data_pipelines.synthetic.vocabulary` makes their files)."""
 WORLD_FILE = Path(__file__).with_name("world.tiktoken")
+EMBEDDED: Mapping[str, Path] = {WORLD: WORLD_FILE, NATIVE: Path(__file__).with_name("native.tiktoken")}
 VOCABULARY_FILE = "qwen.tiktoken"
 JSON_VOCABULARY_FILES = ("vocab.json", "tokenizer.json")
 """The same vocabulary as checkpoints of Qwen2-VL hold it, in either file."""
@@ -85,7 +86,7 @@ class Tokenizer:
     """Text to ids and back. Picklable; made by `load_tokenizer`.
 
     Attributes:
-      name: `bytes`, `world`, or `qwen` for the vocabulary of a file.
+      name: `bytes`, `world`, `native`, or `qwen` for the vocabulary of a file.
       special_tokens: special string to id, in the order of the ids.
       special: the family's special tokens.
       size: number of ids (151860 for Qwen-VL, 473 with bytes); an embedding needs at least as many rows.
@@ -240,8 +241,8 @@ def load_tokenizer(name: str | Path, special: SpecialTokens = QWEN_VL) -> Tokeni
     """The tokenizer of a vocabulary.
 
     Args:
-      name: `bytes` for one id per byte, `world` for the embedded world's vocabulary, else the path of `qwen.tiktoken` or
-        of Qwen2's `vocab.json` or `tokenizer.json`, or of a folder that holds one of them.
+      name: `bytes` for one id per byte, `world` or `native` for an embedded world's vocabulary, else the path of
+        `qwen.tiktoken` or of Qwen2's `vocab.json` or `tokenizer.json`, or of a folder that holds one of them.
       special: the special tokens behind the vocabulary's.
 
     Raises:
@@ -250,8 +251,8 @@ def load_tokenizer(name: str | Path, special: SpecialTokens = QWEN_VL) -> Tokeni
     """
     if name == BYTES:
         return Tokenizer(BYTES, {bytes([byte]): byte for byte in range(256)}, special)
-    if name == WORLD:
-        return Tokenizer(WORLD, _read_ranks(WORLD_FILE), special)
+    if name in EMBEDDED:
+        return Tokenizer(str(name), _read_ranks(EMBEDDED[str(name)]), special)
     path = Path(name)
     if path.is_dir():
         files = [path / name for name in (VOCABULARY_FILE, *JSON_VOCABULARY_FILES)]
@@ -259,7 +260,7 @@ def load_tokenizer(name: str | Path, special: SpecialTokens = QWEN_VL) -> Tokeni
     if not path.is_file():
         raise FileNotFoundError(
             f"no vocabulary at {path}; give a checkpoint's {VOCABULARY_FILE} or {' or '.join(JSON_VOCABULARY_FILES)}, its "
-            f"folder, {WORLD!r} or {BYTES!r}"
+            f"folder, {WORLD!r}, {NATIVE!r} or {BYTES!r}"
         )
     return Tokenizer("qwen", _read_ranks(path), special)
 

@@ -1,6 +1,6 @@
 """Cross-entropy of patch labels: what the ViT learns where it is trained alone.
 
-Shape legend: N pictures, P patches, D vision width, K kinds of labels, C classes of all kinds together.
+Shape legend: N pictures (or rows of several), P patches, D vision width, K kinds of labels, C classes of all kinds together.
 """
 
 import jax

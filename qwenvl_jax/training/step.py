@@ -48,7 +48,7 @@ def batch_loss(
     tasks = len(stage.mixture)
     model = architecture.assemble(parameters)
     if stage.patch_classes:
-        features = model.encode_patches(batch.images)
+        features = model.encode_patches(batch)
         labels = batch.targets.reshape(*features.shape[:2], len(stage.patch_classes))
         losses = patch_losses(features, labels, stage.patch_classes).reshape(batch.targets.shape)
     else:

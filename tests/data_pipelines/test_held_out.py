@@ -11,6 +11,8 @@ from data_pipelines.held_out import (
     CHATS,
     DOCUMENTS,
     SCENES,
+    SMALL_PRINT,
+    VIDEOS,
     Asked,
     asked_of,
     choose,
@@ -21,9 +23,10 @@ from data_pipelines.records import Question, Record, Turn
 from data_pipelines.synthetic.world import Source, make_record
 from data_pipelines.tasks import tasks_of
 from qwenvl_jax.evaluation.benchmarks import BENCHMARKS, evaluate
+from qwenvl_jax.processing.images import image_size
 from qwenvl_jax.processing.patches import Grid
 from qwenvl_jax.processing.qwen2_tokens import QWEN2_VL
-from qwenvl_jax.processing.sample import Image, Sample, Text
+from qwenvl_jax.processing.sample import Image, Sample, Text, Video
 from qwenvl_jax.processing.tokenizer import load_tokenizer
 from qwenvl_jax.processing.visual_sample import encode_visual_sample
 
@@ -36,9 +39,10 @@ class Records(list):
 
 @pytest.fixture(scope="module")
 def sources() -> dict[str, Records]:
+    kinds = {SCENES: SCENES, DOCUMENTS: DOCUMENTS, CHATS: CHATS, SMALL_PRINT: "small print", VIDEOS: "videos"}
     return {
-        kind: Records(make_record(1, Source(f"held_out/{kind}", kind, True, 24, stream), i) for i in range(24))
-        for stream, kind in enumerate((SCENES, DOCUMENTS, CHATS))
+        name: Records(make_record(1, Source(f"held_out/{name}", kind, True, 24, stream), i) for i in range(24))
+        for stream, (name, kind) in enumerate(kinds.items())
     }
 
 
@@ -98,7 +102,10 @@ def test_prompts_supervise_nothing_and_name_their_pictures(examples):
     for example in examples:
         assert not any(part.supervised for part in example.prompt.parts if isinstance(part, Text))
         shown = [part.index for part in example.prompt.parts if isinstance(part, Image)]
-        assert shown == list(range(len(example.prompt.images))) != []
+        assert shown == list(range(len(example.prompt.images)))
+        watched = [part.index for part in example.prompt.parts if isinstance(part, Video)]
+        assert watched == list(range(len(example.prompt.videos)))
+        assert shown or watched
         assert "<img>" not in example.question
 
 
@@ -123,6 +130,25 @@ def test_wrong_requests_are_one_sentence(sources):
         held_out_examples({**sources, SCENES: Records([Record("text", text="a")])})
     with pytest.raises(ValueError, match="does not end with its answer"):
         split_sample(Sample((Text("only a prompt"),)))
+
+
+def test_small_print_is_asked_twice(sources):
+    """At its own size and at the low one the same questions are asked in the same order; only the picture differs."""
+    asked = held_out_examples({SMALL_PRINT: sources[SMALL_PRINT]})
+    native, low = ([item for item in asked if item.benchmark == name] for name in ("small_print", "small_print_low"))
+    assert [(item.key, item.question, item.answer) for item in native] == [
+        (item.key, item.question, item.answer) for item in low
+    ]
+    assert len(native) > 20
+    for large, small in zip(native, low):
+        assert large.prompt.parts == small.prompt.parts
+        assert image_size(small.prompt.images[0]) == (56, 56)
+        assert min(image_size(large.prompt.images[0])) >= 84
+
+
+def test_sources_that_are_not_there_are_not_asked(sources):
+    """A world of videos alone is asked about videos alone."""
+    assert {item.benchmark for item in held_out_examples({VIDEOS: sources[VIDEOS]})} == {"video"}
 
 
 def test_a_benchmark_can_be_left_out(sources):

@@ -4,15 +4,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from einops import rearrange
 from small_data import make_run
 
+from configs.tiny_qwen2 import tiny_qwen2
+from data_pipelines.inspection import inspect_stage
 from data_pipelines.loader import open_loader
 from data_pipelines.sources.array_record import write_shards
 from data_pipelines.sources.opening import open_source
 from data_pipelines.synthetic.patches import CLASSES, UNLABELLED, WEIGHTS, label_patches
 from data_pipelines.synthetic.world import Source, make_record
 from qwenvl_jax.config import Component
+from qwenvl_jax.processing.encoders import stage_encoder
 from qwenvl_jax.processing.images import decode_image, resize_image
+from qwenvl_jax.processing.sample import Image, Sample
 
 GRID, IMAGES, RESOLUTION = 2, 3, 8
 LABELS = GRID**2 * len(CLASSES)
@@ -46,7 +51,7 @@ def test_labels_stand_beside_their_pictures(run):
         source = open_source(run.data.root, kind)
         for record in map(source.__getitem__, range(len(source))):
             picture = resize_image(decode_image(record.images[0].data), RESOLUTION)
-            known[picture.tobytes()] = (kind, label_patches(record, GRID))
+            known[picture.tobytes()] = (kind, label_patches(record, GRID, GRID))
     seen = []
     for batch, info in load(run):
         assert info.token_efficiency == info.vision_efficiency > 0.9
@@ -61,6 +66,47 @@ def test_labels_stand_beside_their_pictures(run):
                 assert set(batch.task_ids[place]) == {("scenes", "documents").index(kind)}
                 seen.append(kind)
     assert abs(seen.count("scenes") - 2 * seen.count("documents")) <= 3
+
+
+def test_labels_stand_beside_packed_patches(tmp_path):
+    """Where every picture has its own grid, each patch's labels stand at its place in merge order, and padding has none."""
+    recipe = tiny_qwen2()
+    known = {}
+    encoder = stage_encoder(recipe.model, recipe.stages[0], "bytes")
+    for stream, (folder, kind) in enumerate((("scenes", "native scenes"), ("small_print", "small print"))):
+        records = [make_record(0, Source(folder, kind, False, 8, stream), i) for i in range(8)]
+        write_shards(tmp_path / folder, iter(records))
+        for record in records:
+            sample = Sample((Image(0),), (record.images[0].data,))
+            encoded = encoder.encode(sample)
+            [grid] = encoded.grids
+            raster = label_patches(record, grid.rows, grid.columns).reshape(grid.rows, grid.columns, len(CLASSES))
+            labels = rearrange(raster, "(y m) (x n) k -> (y x m n) k", m=2, n=2)
+            known[encoder.pixels(sample, encoded).tobytes()] = labels
+    patches = 512
+    stage = replace(recipe.stages[0], patches_per_row=patches, sequence_length=patches * len(CLASSES), steps=4)
+    data = replace(recipe.data, root=str(tmp_path), tokenizer="bytes", window=16)
+    shown = 0
+    for batch, info in load(replace(recipe, stages=(stage,), data=data)):
+        assert info.token_efficiency == info.vision_efficiency
+        shown += info.samples
+        targets = batch.targets.reshape(patches, len(CLASSES))
+        weights = batch.loss_weights.reshape(patches, len(CLASSES))
+        for segment in range(1, batch.patch_segments.max() + 1):
+            here = batch.patch_segments[0] == segment
+            labels = known[batch.patches[0, here].tobytes()]
+            there = labels != UNLABELLED
+            assert np.array_equal(targets[here][there], labels[there])
+            assert np.array_equal(weights[here], np.float32(WEIGHTS) * there)
+        assert not weights[batch.patch_segments[0] == 0].any()
+    assert shown > 10
+
+
+def test_a_stage_of_labels_can_be_inspected(run):
+    """Its page shows pictures, as that of every stage."""
+    shown = inspect_stage(run, run.stages[0])["samples"]
+    assert {entry["component"].split(" ")[0] for entry in shown} == {"patches"}
+    assert all(entry["pictures"] for entry in shown)
 
 
 def test_restart_continues_exactly(run):

@@ -2,9 +2,11 @@
 
 import pytest
 
+from configs.qwen2_vl import MODEL_2B
 from data_pipelines.records import Question, Record, Region, StoredImage, TextLine, Turn
-from data_pipelines.tasks import TASKS
-from qwenvl_jax.processing.sample import Image, Text
+from data_pipelines.tasks import TASKS, tasks_of
+from qwenvl_jax.processing.agent import Action, Call, Step, agent_parts
+from qwenvl_jax.processing.sample import Image, Sample, Text
 
 RECORD = Record(
     "r",
@@ -96,3 +98,41 @@ def test_one_picture_only(task):
     """Tasks on one picture leave records with several, or without one, alone."""
     for images in ((), RECORD.images * 2):
         assert TASKS[task](Record(**{**vars(RECORD), "images": images})) is None
+
+
+EPISODE = (
+    Turn("system", "Tap: taps a point.\nHome: goes back."),
+    Turn("user", "Open it. <img>0</img>"),
+    Turn("assistant", '✿FUNCTION✿: Tap\n✿ARGS✿: {"point": (1,2)}'),
+    Turn("environment", "<img>1</img>"),
+    Turn("assistant", "Done."),
+)
+
+
+def test_an_episode_becomes_an_agents_sample():
+    """Actions, task, call, result and reply in the paper's format; learned are the model's own turns. No other task of
+    conversations takes it."""
+    record = Record("e", images=(StoredImage(b"a", 20, 20), StoredImage(b"b", 20, 20)), conversation=EPISODE)
+    tasks = tasks_of(MODEL_2B)
+    sample = tasks["agent"](record)
+    call = Call("", "Tap", {"point": (1, 2)})
+    actions = (Action("Tap", "taps a point."), Action("Home", "goes back."))
+    expected = agent_parts(actions, ("Open it. ", Image(0)), (Step(call, (Image(1),)),), "Done.")
+    assert sample == Sample(expected, (b"a", b"b"))
+    assert tasks["chat"](record) is None
+    assert tasks["agent"](RECORD) is None
+
+
+@pytest.mark.parametrize(
+    "turns, sentence",
+    [
+        (EPISODE[:-1], "no row of calls"),
+        ((*EPISODE[:3], EPISODE[4], *EPISODE[3:]), "no row of calls"),
+        ((*EPISODE[:2], Turn("assistant", "I think"), *EPISODE[3:]), "holds no call"),
+        (EPISODE[3:4], "no row of calls"),
+    ],
+)
+def test_a_broken_episode_is_refused(turns, sentence):
+    """One sentence, so that the record is counted with its reason."""
+    with pytest.raises(ValueError, match=sentence):
+        tasks_of(MODEL_2B)["agent"](Record("e", conversation=turns))

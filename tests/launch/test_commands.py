@@ -103,12 +103,13 @@ def test_chat_answers_about_a_picture(at_home, capsys):
         ("train", ["tiny", "--stage", "dessert"], "has no stage 'dessert'"),
         ("train", ["tiny", "--stage", "sft", "--data", "gone.json"], "gone.json: there is no such file or folder"),
         ("train", ["qwen-vl"], "qwenvl convert OPENCLIP QWEN7B checkpoints/qwen-vl-start"),
+        ("train", ["qwen2-vl-2b"], "qwenvl convert QWEN2VL checkpoints/qwen2-vl-2b-start"),
         ("train", ["tiny", "--workdir", "runs/w", "--mesh.tensor", "7"], "does not cover"),
         ("train", ["tiny", "--workdir", "runs/x", "--data.root", "nowhere"], "there is no source nowhere/scenes"),
         ("chat", ["nowhere", "hello"], "no config.json"),
         ("chat", ["runs/tiny", "hello", "--image", "gone.png"], "there is no such file"),
         ("evaluate", ["nowhere"], "no config.json"),
-        ("data", ["bake"], "make synthetic"),
+        ("data", ["bake"], "make synthetic, make native, make vocabulary"),
     ],
 )
 def test_mistakes_end_with_a_sentence(at_home, monkeypatch, capsys, verb, arguments, sentence):

@@ -1,8 +1,10 @@
 """`qwenvl data clean` and `inspect`: from tars as img2dataset writes them to shards, a page, and a training run."""
 
+import inspect
 import json
 import sys
 from io import BytesIO
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet as parquet
@@ -10,7 +12,7 @@ import pytest
 from PIL import Image
 
 from data_pipelines.sources.opening import open_source
-from launch.data import data
+from launch.data import WORLDS, data
 from launch.train import train
 from qwenvl_jax.training.metrics import read_metrics
 
@@ -79,3 +81,15 @@ def test_mistakes_end_with_a_sentence(home, monkeypatch, capsys, arguments, sent
         main()
     assert ended.value.code == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_make_hands_its_options_on(world, monkeypatch, capsys):
+    """Every option of `qwenvl data make WORLD` is one of what makes that world, and gets there."""
+    kind, make_it = WORLDS[world]
+    given = {}
+    monkeypatch.setitem(WORLDS, world, (kind, lambda **options: given.update(options)))
+    data(["make", world, "--folder", "elsewhere", "--scenes", "7"])
+    inspect.signature(make_it).bind(**given)
+    assert (given["folder"], given["scenes"]) == (Path("elsewhere"), 7)
+    assert "data: elsewhere" in capsys.readouterr().out

@@ -10,6 +10,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from small_model import TRAIN_ALL, small_run, small_stage
 
 from configs.qwen_vl import parameter_tables
+from configs.tiny_qwen2 import tiny_qwen2
 from qwenvl_jax.batch import empty_batch
 from qwenvl_jax.config import AdapterConfig, LanguageConfig, ParameterRule, PrecisionConfig, QwenVLConfig, VisionConfig
 from qwenvl_jax.models.parameters import build
@@ -84,6 +85,15 @@ def test_labels_of_patches_cost_the_vision_encoder_alone() -> None:
     )
     counted = step_flops(CONFIG, stage, resolve(rules, build(CONFIG, PrecisionConfig()).shapes).trained)
     assert sum(counted.values()) == counted["vision"] == pytest.approx(traced_flops(stage), rel=0.02)
+
+
+def test_labels_of_packed_patches_cost_the_vision_encoder_alone() -> None:
+    """Of Qwen2-VL: the ViT's forward and backward passes, and no matmul of merger, language model or loss."""
+    run = tiny_qwen2()
+    stage = run.stages[0]
+    counted = step_flops(run.model, stage, resolve(stage.parameters, build(run.model, run.precision).shapes).trained)
+    whole = forward_flops(run.model, dataclasses.replace(stage, patch_classes=()))
+    assert sum(counted.values()) == counted["vision"] == 3 * whole["vision"]
 
 
 def test_accumulation_costs_nothing() -> None:

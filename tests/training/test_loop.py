@@ -1,25 +1,23 @@
 """Promises of `qwenvl_jax.training.loop`: a stage from end to end, killed, stopped and resumed."""
 
-import dataclasses
 import os
+import re
 import signal
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
-from small_model import random_batch, small_run, small_stage
 
-from configs.qwen_vl import parameter_tables
-from qwenvl_jax.config import CheckpointConfig, MeshConfig
+from qwenvl_jax.config import CheckpointConfig, MeshConfig, OptimizerConfig
 from qwenvl_jax.parallel.mesh import make_mesh
 from qwenvl_jax.training import loop
 from qwenvl_jax.training.checkpoints import load_parameters, read_position
 from qwenvl_jax.training.metrics import read_metrics
 
-STAGE = small_stage(name="sft", steps=9, parameters=parameter_tables(2, 0.95, 0.05)["sft"])
+STEPS = 9
 # Lines every 2 steps and checkpoints every 3: a checkpoint falls between two lines.
-RUN = small_run(STAGE, checkpoint=CheckpointConfig(every=3, keep=2), log_every=2)
+EVERY = {"checkpoint": CheckpointConfig(every=3, keep=2), "log_every": 2}
 TIMES = {"time", "tokens_per_second", "samples_per_second", "step_seconds", "data_wait", "flops_per_second", "mfu"}
 TIMES |= {"padding"}  # of the steps since the restart
 
@@ -34,12 +32,17 @@ def info(step: int) -> SimpleNamespace:
     )
 
 
-def batches(start: int, at: int | None = None, act=None):
+@pytest.fixture(scope="module")
+def batches(family):
     """The stream as a pure function of the step; before step `at`, `act()` happens."""
-    for step in range(start, STAGE.steps):
-        if step == at:
-            act()
-        yield random_batch(step), info(step)
+
+    def stream(start: int, at: int | None = None, act=None):
+        for step in range(start, STEPS):
+            if step == at:
+                act()
+            yield family.random_batch(step), info(step)
+
+    return stream
 
 
 def kill():
@@ -47,8 +50,10 @@ def kill():
 
 
 @pytest.fixture(scope="module")
-def train(architecture, parameters):
+def train(family, family_architecture, family_parameters, batches):
     """(workdir, stream) -> parameters after the stage; the step is compiled once for all runs of this file."""
+    stage = family.small_stage(name="sft", steps=STEPS, parameters=family.TABLES["sft"])
+    run = family.small_run(stage, **EVERY)
     mesh, compiled = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]), {}
     compile_step = loop.compile_step
 
@@ -60,8 +65,8 @@ def train(architecture, parameters):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "compile_step", compile_once)
         patch.setattr(loop, "peak_flops", lambda: 1e12)
-        yield lambda workdir, stream=batches, run=RUN: loop.train_stage(
-            run, STAGE, architecture, parameters, stream, mesh, workdir
+        yield lambda workdir, stream=batches, run=run: loop.train_stage(
+            run, stage, family_architecture, family_parameters, stream, mesh, workdir
         )
 
 
@@ -84,7 +89,7 @@ def same_end(workdir, parameters, never_stopped) -> None:
         assert np.array_equal(parameters[path], expected), path
 
 
-def test_a_stage_records_every_second_step_and_the_last(never_stopped) -> None:
+def test_a_stage_records_every_second_step_and_the_last(never_stopped, family_architecture) -> None:
     """Losses per task, FLOPs by part, bad samples and the batch's fingerprint stand in metrics.jsonl; TensorBoard files
     beside it."""
     workdir, _ = never_stopped
@@ -95,17 +100,18 @@ def test_a_stage_records_every_second_step_and_the_last(never_stopped) -> None:
     assert {"loss", "loss/caption", "loss/vqa", "grad_norm", "learning_rate", "padding", "data_wait", "mfu"} <= set(
         found[0]
     )
-    assert {"flops/vision", "flops/adapter", "flops/language", "flops/loss"} <= set(found[0])
+    parts = {path.split("/")[0] for path in family_architecture.shapes}
+    assert {f"flops/{part}" for part in (*parts, "loss")} <= set(found[0])
     assert all(0 <= line["data_wait"] <= 1 for line in found)
     assert list((workdir / "tensorboard" / "sft").iterdir())
 
 
-def test_the_newest_checkpoints_stay(never_stopped, architecture) -> None:
+def test_the_newest_checkpoints_stay(never_stopped, family_architecture) -> None:
     """The last two of 3, 6, 9; the last one holds the parameters that were returned, and where the data stood."""
     workdir, parameters = never_stopped
     assert sorted(p.name for p in (workdir / "checkpoints" / "sft").iterdir() if p.name.isdigit()) == ["6", "9"]
     loaded = load_parameters(workdir, "sft", 9)
-    assert loaded.keys() == architecture.shapes.keys()
+    assert loaded.keys() == family_architecture.shapes.keys()
     assert all(np.array_equal(loaded[p], parameters[p]) for p in parameters)
     assert read_position(workdir, "sft", 9) == {
         "stage": "sft",
@@ -115,11 +121,11 @@ def test_the_newest_checkpoints_stay(never_stopped, architecture) -> None:
     }
 
 
-def test_frozen_parameters_keep_their_bits(never_stopped, parameters) -> None:
+def test_frozen_parameters_keep_their_bits(never_stopped, family, family_parameters) -> None:
     """After a stage with a frozen ViT its parameters are the old ones, and all others are not."""
     for path, after in never_stopped[1].items():
-        frozen = path.startswith("vision/") or path == "adapter/position"
-        assert np.array_equal(after, parameters[path]) == frozen, path
+        frozen = bool(re.fullmatch(family.SFT_FROZEN, path))
+        assert np.array_equal(after, family_parameters[path]) == frozen, path
 
 
 def test_a_finished_stage_trains_nothing(train, never_stopped) -> None:
@@ -132,7 +138,7 @@ def test_a_finished_stage_trains_nothing(train, never_stopped) -> None:
 
 
 @pytest.mark.parametrize("at", [2, 5, 8])
-def test_a_killed_run_ends_with_the_same_bits(train, never_stopped, tmp_path, at: int) -> None:
+def test_a_killed_run_ends_with_the_same_bits(train, batches, never_stopped, tmp_path, at: int) -> None:
     """Killed before the first checkpoint, between two lines, and before the last step: losses and parameters are those
     of a run never stopped."""
     with pytest.raises(Stop):
@@ -144,7 +150,7 @@ def test_a_killed_run_ends_with_the_same_bits(train, never_stopped, tmp_path, at
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_stops(train, never_stopped, tmp_path, number: signal.Signals) -> None:
+def test_a_signal_saves_and_stops(train, batches, never_stopped, tmp_path, number: signal.Signals) -> None:
     """Ctrl-C, or a machine's notice, ends the step, saves it and is told; the handlers are put back, and the run goes on
     from that very step."""
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
@@ -159,14 +165,19 @@ def test_a_signal_saves_and_stops(train, never_stopped, tmp_path, number: signal
     same_end(tmp_path, parameters, never_stopped)
 
 
-def bad_batches(start: int, bad: tuple[int, ...], at: int | None = None):
+@pytest.fixture(scope="module")
+def bad_batches(batches):
     """The stream with losses that are NaN in the batches `bad`; killed before step `at`."""
-    for step, (batch, known) in enumerate(batches(start, at, kill), start):
-        weights = np.where(batch.loss_weights > 0, np.nan, 0) if step in bad else batch.loss_weights
-        yield batch._replace(loss_weights=weights.astype(np.float32)), known
+
+    def stream(start: int, bad: tuple[int, ...], at: int | None = None):
+        for step, (batch, known) in enumerate(batches(start, at, kill), start):
+            weights = np.where(batch.loss_weights > 0, np.nan, 0) if step in bad else batch.loss_weights
+            yield batch._replace(loss_weights=weights.astype(np.float32)), known
+
+    return stream
 
 
-def test_a_bad_batch_is_skipped_and_listed(train, tmp_path) -> None:
+def test_a_bad_batch_is_skipped_and_listed(train, bad_batches, tmp_path) -> None:
     """One line with step, reason and samples; counted in the metrics, whose losses stay finite; a killed run that goes on
     lists it once and ends with the same bits."""
     whole = train(tmp_path / "whole", lambda start: bad_batches(start, (3, 4)))
@@ -184,9 +195,10 @@ def test_a_bad_batch_is_skipped_and_listed(train, tmp_path) -> None:
         assert all(np.isfinite(line["loss"]) for line in found)
 
 
-def test_too_many_in_a_row_end_the_run(train, tmp_path) -> None:
+def test_too_many_in_a_row_end_the_run(family, train, bad_batches, tmp_path) -> None:
     """The sentence names the stage, the step and the list; what was saved before stays."""
-    patient = dataclasses.replace(RUN, optimizer=dataclasses.replace(RUN.optimizer, most_skipped=2))
+    stage = family.small_stage(name="sft", steps=STEPS, parameters=family.TABLES["sft"])
+    patient = family.small_run(stage, **EVERY, optimizer=OptimizerConfig(most_skipped=2))
     with pytest.raises(ValueError, match=r"stage sft: 3 updates in a row were skipped up to step 7 .*skipped\.jsonl"):
-        train(tmp_path, lambda start: bad_batches(start, (4, 5, 6, 7, 8)), patient)
+        train(tmp_path, lambda start: bad_batches(start, (4, 5, 6, 7, 8)), run=patient)
     assert read_position(tmp_path, "sft", 6)["skipped_in_a_row"] == 2

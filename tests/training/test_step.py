@@ -1,12 +1,14 @@
 """Promises of `qwenvl_jax.training.step`, with the loop's state and the compilation that `plan` shares."""
 
 import dataclasses
+import re
 from functools import partial
 
 import jax
 import numpy as np
 import pytest
-from small_model import PRECISION, random_batch, small_run, small_stage
+import small_model
+from small_model import PRECISION, random_batch, small_stage
 
 from configs.qwen_vl import parameter_tables
 from qwenvl_jax.config import MeshConfig, OptimizerConfig
@@ -20,10 +22,18 @@ ADAMW = OptimizerConfig()
 ONE, EIGHT = MeshConfig(1, 1, 1), MeshConfig(2, 2, 2)
 
 
-def train(architecture, initial, batches, mesh_config: MeshConfig = ONE, optimizer: OptimizerConfig = ADAMW, **fields):
+def train(
+    architecture,
+    initial,
+    batches,
+    mesh_config: MeshConfig = ONE,
+    optimizer: OptimizerConfig = ADAMW,
+    family=small_model,
+    **fields,
+):
     """(metrics of every step, last state) of a few steps."""
-    stage = small_stage(**fields)
-    run = small_run(stage, optimizer=optimizer)
+    stage = family.small_stage(**fields)
+    run = family.small_run(stage, optimizer=optimizer)
     count = mesh_config.data * mesh_config.fsdp * mesh_config.tensor
     mesh = make_mesh(mesh_config, jax.devices()[:count])
     state, table = initial_state(run, stage, architecture, initial, mesh)
@@ -54,13 +64,15 @@ def same(ours, theirs) -> None:
         np.testing.assert_allclose(ours[1].trained[path], master, atol=2e-3, err_msg=path)
 
 
-def test_eight_devices_equal_one(architecture, parameters, batches, on_one_device) -> None:
+def test_eight_devices_equal_one(family, family_architecture, family_parameters) -> None:
     """data x fsdp x tensor = 2 x 2 x 2 gives the losses, gradient norms and parameters of one device."""
-    spread = train(architecture, parameters, batches, EIGHT)
-    same(spread, on_one_device)
-    kernel = spread[1].trained["language/blocks/up/kernel"]
-    moments = spread[1].optimizer[1].mu["language/blocks/up/kernel"]
-    assert kernel.sharding.shard_shape(kernel.shape) == (2, 8, 16)
+    batches = [family.random_batch(seed) for seed in range(STEPS)]
+    one, spread = (train(family_architecture, family_parameters, batches, mesh, family) for mesh in (ONE, EIGHT))
+    same(spread, one)
+    path = "language/blocks/up/kernel"
+    kernel, moments = spread[1].trained[path], spread[1].optimizer[1].mu[path]
+    layers, width, mlp = family_architecture.shapes[path].shape
+    assert kernel.sharding.shard_shape(kernel.shape) == (layers, width // 2, mlp // 2)
     assert moments.sharding == kernel.sharding
 
 
@@ -84,16 +96,16 @@ def test_loss_and_gradient_are_means_over_supervised_tokens(architecture, parame
     assert on_one_device[0][0]["grad_norm"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_frozen_parameters_have_no_state_and_do_not_move(architecture, parameters, batches) -> None:
+def test_frozen_parameters_have_no_state_and_do_not_move(family, family_architecture, family_parameters) -> None:
     """After steps of stage 3 the vision tower's bits are the old ones; the optimizer knows the trained paths alone."""
-    rules = parameter_tables(2, 0.95, 0.05)["sft"]
-    _, state = train(architecture, parameters, batches, parameters=rules)
-    frozen = {p for p in architecture.shapes if p.startswith("vision/")} | {"adapter/position"}
+    batches = [family.random_batch(seed) for seed in range(STEPS)]
+    _, state = train(family_architecture, family_parameters, batches, family=family, parameters=family.TABLES["sft"])
+    frozen = {path for path in family_architecture.shapes if re.fullmatch(family.SFT_FROZEN, path)}
     assert set(state.frozen) == frozen
-    assert all(np.array_equal(state.frozen[p], parameters[p]) for p in frozen)
+    assert all(np.array_equal(state.frozen[p], family_parameters[p]) for p in frozen)
     moments = state.optimizer[1]
-    assert set(moments.mu) == set(moments.nu) == set(state.trained) == set(architecture.shapes) - frozen
-    assert not any(np.array_equal(state.trained[p], parameters[p]) for p in state.trained)
+    assert set(moments.mu) == set(moments.nu) == set(state.trained) == set(family_architecture.shapes) - frozen
+    assert not any(np.array_equal(state.trained[p], family_parameters[p]) for p in state.trained)
 
 
 def poisoned(batch):

@@ -31,6 +31,9 @@ def forward_flops(config: Qwen2VLConfig, stage: Stage, scores: float | None = No
         "language": 4.0 * tokens * t.layers * mean_keys(stage.sequence_length) * t.width,
         "loss": 0.0,
     }
+    if stage.patch_classes:  # the ViT alone is computed; its labels' own product is a hundredth of it
+        weights |= {"merger": 0.0, "language": 0.0, "loss": 0.0}
+        attention |= {"language": 0.0}
     head_path = "language/embedding" if t.tied else "language/head"
     return Flops(
         weights, attention, {"vision": "vision/", "merger": "merger/", "language": "language/", "loss": head_path}

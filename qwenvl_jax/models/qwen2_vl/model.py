@@ -1,6 +1,6 @@
 """Qwen2-VL: vision tower, merger and language model (paper section 2).
 
-Shape legend: B rows, S tokens, P patches of a row, V vision tokens of a row, D width.
+Shape legend: B rows, S tokens, P patches of a row, C width of the vision encoder, V vision tokens of a row, D width.
 """
 
 import jax
@@ -22,13 +22,17 @@ class Qwen2VL(nnx.Module):
         self.merger = Merger(config.vision, config.language.width, rngs)
         self.language = LanguageModel(config.language, precision, rngs)
 
+    def encode_patches(self, batch: Batch) -> jax.Array:
+        """[B, P, C] of the vision encoder."""
+        features: jax.Array = self.vision(batch.patches, batch.patch_positions, batch.patch_segments)
+        return features
+
     def embed(self, batch: Batch) -> jax.Array:
         """Text embeddings with the vision tokens of images and videos in their places, [B, S, D]."""
         x = self.language.embed(batch.tokens)
         if batch.patches.shape[1] == 0:  # a stage without vision; decided by shape, never by content
             return x
-        encoded = self.vision(batch.patches, batch.patch_positions, batch.patch_segments)
-        return place_vision(x, self.merger(encoded), batch.vision_index)
+        return place_vision(x, self.merger(self.encode_patches(batch)), batch.vision_index)
 
     def hidden(self, batch: Batch) -> jax.Array:
         """Final hidden states [B, S, D]."""

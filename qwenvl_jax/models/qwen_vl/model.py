@@ -25,21 +25,21 @@ class QwenVL(nnx.Module):
         self.adapter = Adapter(config, precision, rngs)
         self.language = LanguageModel(config.language, precision, rngs)
 
-    def encode_patches(self, images: jax.Array) -> jax.Array:
-        """[B, M, R, R, 3] uint8 -> [B*M, P, C] of the vision encoder."""
-        features: jax.Array = self.vision(normalize(rearrange(images, "b m y x c -> (b m) y x c")))
+    def encode_patches(self, batch: Batch) -> jax.Array:
+        """[B*M, P, C] of the vision encoder."""
+        features: jax.Array = self.vision(normalize(rearrange(batch.images, "b m y x c -> (b m) y x c")))
         return features
 
-    def encode_images(self, images: jax.Array) -> jax.Array:
-        """[B, M, R, R, 3] uint8 -> [B, M*Q, D] vision tokens."""
-        return rearrange(self.adapter(self.encode_patches(images)), "(b m) q d -> b (m q) d", b=images.shape[0])
+    def encode_images(self, batch: Batch) -> jax.Array:
+        """[B, M*Q, D] vision tokens."""
+        return rearrange(self.adapter(self.encode_patches(batch)), "(b m) q d -> b (m q) d", b=batch.images.shape[0])
 
     def embed(self, batch: Batch) -> jax.Array:
         """Text embeddings with the vision tokens in their places, [B, S, D]."""
         x = self.language.embed(batch.tokens)
         if batch.images.shape[1] == 0:  # a stage without pictures; decided by shape, never by content
             return x
-        return place_vision(x, self.encode_images(batch.images), batch.vision_index)
+        return place_vision(x, self.encode_images(batch), batch.vision_index)
 
     def hidden(self, batch: Batch) -> jax.Array:
         """Final hidden states [B, S, D]."""

@@ -13,7 +13,7 @@ IMAGE = StoredImage(b"", 120, 120)
 def test_an_object_by_hand() -> None:
     """The patches that a box covers carry its shape, colour and edges; a sliver of a patch does not count."""
     record = Record("r", images=(IMAGE,), regions=(Region("the blue ring", ((36.0, 0.0, 63.0, 40.0),)),))
-    labels = label_patches(record, 6).reshape(6, 6, -1)
+    labels = label_patches(record, 6, 6).reshape(6, 6, -1)
     # Columns 2 (24 of 40 .. 60) and the last 4 pixels of column 1, 3 pixels of column 3; rows 0 and 1.
     ring = [WHAT.index("ring"), list(COLOURS).index("blue"), 3, 0, 5, 3]
     shown = np.zeros((6, 6), bool)
@@ -26,7 +26,7 @@ def test_an_object_by_hand() -> None:
 def test_characters_stand_in_their_order() -> None:
     """A line's characters share its quad from left to right; they have no colour."""
     quad = ((0.0, 40.0), (120.0, 40.0), (120.0, 60.0), (0.0, 60.0))
-    labels = label_patches(Record("d", images=(IMAGE,), lines=(TextLine("H7H", quad),)), 6).reshape(6, 6, -1)
+    labels = label_patches(Record("d", images=(IMAGE,), lines=(TextLine("H7H", quad),)), 6, 6).reshape(6, 6, -1)
     assert [WHAT[i] for i in labels[2, :, 0]] == ["H", "H", "7", "7", "H", "H"]
     assert (labels[2, :, 1] == UNLABELLED).all()
     assert (labels[[0, 1, 3, 4, 5], :, 0] == 0).all()
@@ -36,7 +36,7 @@ def test_labels_of_the_world_are_in_range_and_all_used() -> None:
     """Every record of the world gets labels below the number of classes; all colours and most characters occur."""
     assert len(WEIGHTS) == len(CLASSES)
     kinds = (Source("scenes", "scenes", False, 1, 0), Source("documents", "documents", False, 1, 1))
-    labels = np.concatenate([label_patches(make_record(0, kind, i), 6) for kind in kinds for i in range(60)])
+    labels = np.concatenate([label_patches(make_record(0, kind, i), 6, 6) for kind in kinds for i in range(60)])
     assert labels.min() == UNLABELLED
     assert (labels.max(0) < CLASSES).all()
     assert set(range(CLASSES[1])) <= set(labels[:, 1].tolist())

@@ -1,0 +1,95 @@
+"""Pure text of the native world: as `texts`, with videos and episodes told in words."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from data_pipelines.records import Record, Turn
+from data_pipelines.synthetic.screens import SENT, Screen, elements, expert, middle, sample_screen
+from data_pipelines.synthetic.texts import described_scene, located_scene, read_document, told_picture
+from data_pipelines.synthetic.videos import Clip, clip_questions, sample_clip
+from data_pipelines.synthetic.wording import name
+from data_pipelines.tasks import ENVIRONMENT, agent
+from qwenvl_jax.processing.agent import Call, format_call
+from qwenvl_jax.processing.chatml import ASSISTANT, USER
+from qwenvl_jax.processing.prompts import vqa_prompt
+from qwenvl_jax.processing.qwen2_chat import SYSTEM
+from qwenvl_jax.processing.sample import Text
+from qwenvl_jax.processing.tokenizer import END_OF_TEXT
+
+REPLY = "Done."
+"""What the expert says when the goal is reached."""
+
+
+def told_clip(rng: np.random.Generator) -> str:
+    """What happens in a video, in words, and questions that it answers."""
+    clip = sample_clip(rng, held_out=False)
+    parts = [f"{vqa_prompt(item.question)} {item.answer}" for item in clip_questions(clip, rng)]
+    return END_OF_TEXT.join([_events(clip), *parts])
+
+
+def _events(clip: Clip) -> str:
+    names = [name(item) for item in clip.scene.objects]
+    if any(clip.appears):
+        return ", then ".join(names[i] for i in np.argsort(clip.appears))
+    return ", ".join(f"{phrase} {direction or 'still'}" for phrase, direction in zip(names, clip.directions))
+
+
+def played(start: Screen) -> Iterator[tuple[Screen, Call | None]]:
+    """The expert's episode: each screen with what is done on it; None on the last."""
+    screen, call = start, expert(start)
+    while call is not None:
+        yield screen, call
+        screen = screen.after(call)
+        call = expert(screen)
+    yield screen, None
+
+
+def episode_turns(start: Screen, show: Callable[[int, Screen], str]) -> tuple[Turn, ...]:
+    """The expert's episode as turns, for `data_pipelines.tasks.agent`.
+
+    Args:
+      show: what stands for the n-th screen: its picture, or words.
+    """
+    actions = "\n".join(f"{action.name}: {action.description}" for action in start.actions)
+    turns = [Turn(SYSTEM, actions)]
+    for number, (screen, call) in enumerate(played(start)):
+        shown = show(number, screen)
+        turns.append(Turn(ENVIRONMENT, shown) if number else Turn(USER, f"{start.task} {shown}"))
+        turns.append(Turn(ASSISTANT, format_call(call) if call else REPLY))
+    return tuple(turns)
+
+
+def _told(number: int, screen: Screen) -> str:
+    if screen.page == SENT:
+        return "SENT"
+    told = []
+    for element, box in elements(screen):
+        x, y = middle(box)
+        if element == "field":
+            element = f"{'chosen ' if screen.chosen else ''}field{f' {screen.text}' if screen.text else ''}"
+        told.append(f"{element} ({x},{y})")
+    return ", ".join(told)
+
+
+def told_episode(rng: np.random.Generator) -> str:
+    """An episode whose screens are told in words: names of what can be tapped, and its middles."""
+    sample = agent(Record("", conversation=episode_turns(sample_screen(rng, held_out=False), _told)))
+    return "".join(part.text for part in sample.parts if isinstance(part, Text)) if sample else ""
+
+
+KINDS: dict[Callable[[np.random.Generator], str], float] = {
+    told_picture: 0.52,
+    described_scene: 0.06,
+    located_scene: 0.02,
+    read_document: 0.08,
+    told_clip: 0.14,
+    told_episode: 0.18,
+}
+"""Share of the texts of each kind."""
+
+
+def sample_native_text(rng: np.random.Generator) -> str:
+    """A text of some 50 to 1,500 bytes; without the `<|endoftext|>` at its end, which the task adds."""
+    kinds = list(KINDS)
+    return kinds[int(rng.choice(len(kinds), p=list(KINDS.values())))](rng)
