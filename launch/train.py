@@ -144,7 +144,9 @@ def prepare(workdir: Path, run: Run) -> None:
         if set(changed) & {"model", "stages", "optimizer", "data", "seed"}:
             raise ValueError(f"{workdir} holds a run with other {', '.join(changed)}: choose another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
-    file.write_text(to_json(run))
+    written = file.with_suffix(".partial")
+    written.write_text(to_json(run))
+    written.replace(file)  # a kill leaves the old file or the new one
 
 
 STARTS: Mapping[type, str] = {

@@ -4,6 +4,7 @@ One folder per stage below `<workdir>/checkpoints`, one sub-folder per step. The
 the loader is a pure function of the step, and the fingerprint of the last batch is kept to prove it.
 """
 
+import functools
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,8 @@ from qwenvl_jax.models.parameters import Parameters
 from qwenvl_jax.training.step import TrainState
 
 CHUNK_BYTES = 64 << 20
+CHECKSUMS = "checksums"
+"""The position's field for what `Checkpoints` itself checks."""
 
 
 class Checkpoints:
@@ -37,14 +40,22 @@ class Checkpoints:
     def save(self, step: int, state: TrainState, position: dict[str, Any]) -> None:
         """Starts saving; the arrays are copied first, training goes on while they are written."""
         arrays = {name: ocp.args.StandardSave(tree, _chunks(tree)) for name, tree in _parts(state).items()}
-        self._manager.save(step, args=ocp.args.Composite(**arrays, position=ocp.args.JsonSave(position)), force=True)
+        kept = ocp.args.JsonSave({**position, CHECKSUMS: _checksums(state)})
+        self._manager.save(step, args=ocp.args.Composite(**arrays, position=kept), force=True)
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The state of a step, with the shardings and types of `like` (arrays or shapes), and its data position."""
+        """The state of a step, with the shardings and types of `like` (arrays or shapes), and its data position.
+
+        Raises:
+          ValueError: the numbers are not those that were saved. Other errors are Orbax's.
+        """
         arrays = {name: ocp.args.StandardRestore(tree) for name, tree in _parts(like).items()}
         found = self._manager.restore(step, args=ocp.args.Composite(**arrays, position=ocp.args.JsonRestore()))
         placed = jax.device_put(jax.numpy.int32(step), like.step.sharding)
-        return like._replace(step=placed, **{name: found[name] for name in arrays}), found["position"]
+        state, position = like._replace(step=placed, **{name: found[name] for name in arrays}), found["position"]
+        if _checksums(state) != position.pop(CHECKSUMS):
+            raise ValueError("its numbers are not those that were saved")
+        return state, position
 
     def resume(self, like: TrainState) -> tuple[int, TrainState, dict[str, Any]] | None:
         """The newest checkpoint that can be read: its step, state and data position; None where there is none.
@@ -59,7 +70,7 @@ class Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 state, position = self.restore(step, like)
-            except (ValueError, KeyError, OSError) as error:  # as Orbax and TensorStore raise them for damaged files
+            except Exception as error:  # Orbax raises bare Exceptions too, for chunks that cannot be unpacked
                 reasons[step] = error
                 continue
             for broken, reason in reasons.items():
@@ -95,6 +106,29 @@ def _set_aside(folder: Path) -> Path:
 def _in_short(error: Exception) -> str:
     text = (str(error).splitlines() or [""])[0]
     return f"{type(error).__name__}: {text[:200]}"
+
+
+def _checksums(state: TrainState) -> dict[str, int]:
+    """A number for each part of a state: Orbax's chunks have no checksum of their own, and one turned bit in them is read
+    as another number without a word. Computed where the arrays lie, at the price of reading them once.
+    """
+    return {name: int(value) for name, value in jax.device_get(_sums(_parts(state))).items()}
+
+
+@jax.jit
+def _sums(parts: dict[str, Any]) -> dict[str, jax.Array]:
+    return {name: functools.reduce(jax.numpy.add, map(_sum, jax.tree.leaves(tree))) for name, tree in parts.items()}
+
+
+def _sum(array: jax.Array) -> jax.Array:
+    """The words of an array, each times an odd number that tells its place, modulo 2 ** 32: no single change is lost, and
+    the order of the sum is free."""
+    unsigned = {2: jax.numpy.uint16, 4: jax.numpy.uint32}[array.dtype.itemsize]
+    words = jax.lax.bitcast_convert_type(array, unsigned).astype(jax.numpy.uint32)
+    for axis in range(array.ndim):
+        places = jax.lax.broadcasted_iota(jax.numpy.uint32, array.shape, axis)
+        words = words * (2 * places + 2 * axis + 1)
+    return words.sum(dtype=jax.numpy.uint32)
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
@@ -178,4 +212,5 @@ def read_position(workdir: Path, stage: str, step: int) -> dict[str, Any]:
     """The data position saved with a checkpoint."""
     file = workdir / "checkpoints" / stage / str(step) / "position" / "metadata"
     position: dict[str, Any] = json.loads(file.read_text())
+    del position[CHECKSUMS]
     return position

@@ -57,8 +57,9 @@ class Recorder:
             **clean,
         }
         self._stream.write(json.dumps(line) + "\n")
-        for name, value in figures.items():
-            self._board.add_scalar(name, value, step)
+        for name, value in clean.items():
+            if value is not None:
+                self._board.add_scalar(name, value, step)
         self._show(step, figures["loss"], figures["samples_per_second"])
 
     def _show(self, step: int, loss: float, samples_per_second: float) -> None:

@@ -67,7 +67,7 @@ def test_newest_looks_at_the_last_stage_first(tmp_path, state_on) -> None:
 
 def damage(folder, kind: str) -> None:
     """The data position, or the largest file of the parameters, cut in the middle or with one bit turned over."""
-    parameters = max((p for p in (folder / "trained" / "d").iterdir()), key=lambda p: p.stat().st_size)
+    parameters = max((folder / "trained").glob("**/d/*"), key=lambda p: p.stat().st_size)
     file = folder / "position" / "metadata" if kind == "position" else parameters
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 64
@@ -105,3 +105,27 @@ def test_nothing_is_moved_where_none_can_be_read(tmp_path, state_on) -> None:
         with pytest.raises(ValueError, match=r"none of 2 checkpoints in .*can be read; 4: .*begin the stage anew"):
             checkpoints.resume(state)
     assert sorted(p.name for p in (tmp_path / "s").iterdir()) == ["2", "4"]
+
+
+def test_every_turned_bit_is_noticed(tmp_path, state_on) -> None:
+    """Wherever a bit of the files of a checkpoint is turned over: either the same numbers are read, or it is refused."""
+    state = state_on((1, 1, 1))
+    with closing(Checkpoints(tmp_path / "s", keep=2)) as checkpoints:
+        checkpoints.save(2, state, POSITION)
+    rng = np.random.default_rng(0)
+    chunks = max((tmp_path / "s" / "2" / "trained").glob("ocdbt.process_0/d/*"), key=lambda p: p.stat().st_size)
+    reasons = []
+    for file in [chunks] * 8:
+        content = file.read_bytes()
+        changed = bytearray(content)
+        changed[int(rng.integers(len(content)))] ^= 1 << int(rng.integers(8))
+        file.write_bytes(changed)
+        with closing(Checkpoints(tmp_path / "s", keep=2)) as checkpoints:
+            try:
+                restored, _ = checkpoints.restore(2, state)
+            except Exception as error:
+                reasons.append(str(error))
+            else:
+                jax.tree.map(np.testing.assert_array_equal, restored[1:], state[1:])
+        file.write_bytes(content)
+    assert any("not those that were saved" in reason for reason in reasons)
