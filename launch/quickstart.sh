@@ -15,7 +15,7 @@ done
 # Without XLA's YNN matmul fusions a language step of `tiny` took 0.93 of the time on two cores (jax 0.10.2, rows of 768).
 export XLA_FLAGS="--xla_cpu_experimental_ynn_fusion_type= ${XLA_FLAGS:-}"
 
-# A step allocates some 100 MB anew. On 2 MB pages that glibc keeps, it took 0.90 of the time (`GLIBC_TUNABLES=` unset: 1).
+# A step allocates some 100 MB anew. On 2 MB pages that glibc keeps, it took 0.88 to 0.94 of the time.
 export GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184
 
 qwenvl data make synthetic

@@ -27,8 +27,8 @@ def train(
     initial,
     batches,
     mesh_config: MeshConfig = ONE,
-    optimizer: OptimizerConfig = ADAMW,
     family=small_model,
+    optimizer: OptimizerConfig = ADAMW,
     **fields,
 ):
     """(metrics of every step, last state) of a few steps."""
