@@ -7,12 +7,9 @@ import numpy as np
 from data_pipelines.records import Record, StoredImage
 from data_pipelines.synthetic.documents import document_questions
 from data_pipelines.synthetic.native_texts import episode_turns, played, sample_native_text
-from data_pipelines.synthetic.rendering import render_scene
-from data_pipelines.synthetic.scenes import sample_scene
 from data_pipelines.synthetic.screens import sample_screen
 from data_pipelines.synthetic.small_print import sample_small_print
 from data_pipelines.synthetic.videos import clip_questions, render_clip, sample_clip
-from data_pipelines.synthetic.wording import caption, caption_zh, grounded_caption, questions, regions
 
 MEAN_SIDES = (70, 126)
 """Square root of a scene's area in pixels: 5 x 5 to 9 x 9 patches."""
@@ -24,19 +21,6 @@ def native_size(rng: np.random.Generator) -> tuple[int, int]:
     mean = math.exp(rng.uniform(*np.log(MEAN_SIDES)))
     stretch = math.exp(rng.uniform(-0.5, 0.5) * math.log(WIDEST_ASPECT))
     return round(mean * stretch), round(mean / stretch)
-
-
-def native_scene_record(rng: np.random.Generator, key: str, held_out: bool) -> Record:
-    """A scene of any size and aspect with everything that is known about it."""
-    scene = sample_scene(rng, held_out, size_of=native_size)
-    return Record(
-        key,
-        images=(render_scene(rng, scene),),
-        captions=(caption(scene), caption_zh(scene)),
-        grounded_captions=(grounded_caption(scene),),
-        questions=questions(scene, rng),
-        regions=regions(scene, rng),
-    )
 
 
 def small_print_record(rng: np.random.Generator, key: str, held_out: bool) -> Record:

@@ -23,16 +23,14 @@ from data_pipelines.synthetic.chats import chat_record
 from data_pipelines.synthetic.documents import document_questions, sample_document
 from data_pipelines.synthetic.native import (
     episode_record,
-    native_scene_record,
+    native_size,
     native_text_record,
     small_print_record,
     video_record,
 )
-from data_pipelines.synthetic.rendering import render_scene
-from data_pipelines.synthetic.scenes import sample_scene
+from data_pipelines.synthetic.scene_records import scene_record
 from data_pipelines.synthetic.screens import Screen, sample_screen
 from data_pipelines.synthetic.texts import sample_text
-from data_pipelines.synthetic.wording import caption, caption_zh, grounded_caption, questions, regions
 
 WORLD_VERSION = 9
 NATIVE_VERSION = 1
@@ -53,19 +51,6 @@ class Source(NamedTuple):
     stream: int
 
 
-def scene_record(rng: np.random.Generator, key: str, held_out: bool) -> Record:
-    """A scene with everything that is known about it."""
-    scene = sample_scene(rng, held_out)
-    return Record(
-        key,
-        images=(render_scene(rng, scene),),
-        captions=(caption(scene), caption_zh(scene)),
-        grounded_captions=(grounded_caption(scene),),
-        questions=questions(scene, rng),
-        regions=regions(scene, rng),
-    )
-
-
 def document_record(rng: np.random.Generator, key: str, held_out: bool) -> Record:
     """A document with its lines and questions on them."""
     image, lines = sample_document(rng, held_out)
@@ -83,7 +68,7 @@ MAKERS: dict[str, Callable[[np.random.Generator, str, bool], Record]] = {
     "documents": document_record,
     "chats": chat_record,
     "texts": text_record,
-    "native scenes": native_scene_record,
+    "native scenes": partial(scene_record, size_of=native_size),
     "small print": small_print_record,
     "videos": video_record,
     "episodes": episode_record,
