@@ -6,9 +6,10 @@ import numpy as np
 
 from data_pipelines.records import Record, StoredImage
 from data_pipelines.synthetic.documents import document_questions
-from data_pipelines.synthetic.native_texts import episode_turns, played, sample_native_text
+from data_pipelines.synthetic.native_texts import KINDS, episode_turns, played
 from data_pipelines.synthetic.screens import sample_screen
 from data_pipelines.synthetic.small_print import sample_small_print
+from data_pipelines.synthetic.texts import sample_text
 from data_pipelines.synthetic.videos import clip_questions, render_clip, sample_clip
 
 MEAN_SIDES = (70, 126)
@@ -46,4 +47,4 @@ def episode_record(rng: np.random.Generator, key: str, held_out: bool) -> Record
 
 def native_text_record(rng: np.random.Generator, key: str, held_out: bool) -> Record:
     """A text without a picture; there are no held-out ones."""
-    return Record(key, text=sample_native_text(rng))
+    return Record(key, text=sample_text(rng, KINDS))

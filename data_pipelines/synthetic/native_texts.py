@@ -86,10 +86,4 @@ KINDS: dict[Callable[[np.random.Generator], str], float] = {
     told_clip: 0.14,
     told_episode: 0.18,
 }
-"""Share of the texts of each kind."""
-
-
-def sample_native_text(rng: np.random.Generator) -> str:
-    """A text of some 50 to 1,500 bytes; without the `<|endoftext|>` at its end, which the task adds."""
-    kinds = list(KINDS)
-    return kinds[int(rng.choice(len(kinds), p=list(KINDS.values())))](rng)
+"""Share of the texts of each kind; a text has some 50 to 1,500 bytes."""

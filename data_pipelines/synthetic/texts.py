@@ -5,7 +5,7 @@ that the answers follow from what stands before them: a model learns the world's
 look things up.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -120,10 +120,10 @@ KINDS: dict[Callable[[np.random.Generator], str], float] = {
     read_document: 0.07,
     told_conversation: 0.15,
 }
-"""Share of the texts of each kind."""
+"""Share of the texts of each kind; a text has some 100 to 1,200 bytes."""
 
 
-def sample_text(rng: np.random.Generator) -> str:
-    """A text of some 100 to 1,200 bytes; without the `<|endoftext|>` at its end, which the task adds."""
-    kinds = list(KINDS)
-    return kinds[int(rng.choice(len(kinds), p=list(KINDS.values())))](rng)
+def sample_text(rng: np.random.Generator, shares: Mapping[Callable[[np.random.Generator], str], float]) -> str:
+    """A text of one of the kinds, drawn by their shares; without the `<|endoftext|>` at its end, which the task adds."""
+    kinds = list(shares)
+    return kinds[int(rng.choice(len(kinds), p=list(shares.values())))](rng)

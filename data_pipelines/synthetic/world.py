@@ -30,7 +30,7 @@ from data_pipelines.synthetic.native import (
 )
 from data_pipelines.synthetic.scene_records import scene_record
 from data_pipelines.synthetic.screens import Screen, sample_screen
-from data_pipelines.synthetic.texts import sample_text
+from data_pipelines.synthetic.texts import KINDS, sample_text
 
 WORLD_VERSION = 9
 NATIVE_VERSION = 1
@@ -60,7 +60,7 @@ def document_record(rng: np.random.Generator, key: str, held_out: bool) -> Recor
 
 def text_record(rng: np.random.Generator, key: str, held_out: bool) -> Record:
     """A text without a picture; there are no held-out ones."""
-    return Record(key, text=sample_text(rng))
+    return Record(key, text=sample_text(rng, KINDS))
 
 
 MAKERS: dict[str, Callable[[np.random.Generator, str, bool], Record]] = {

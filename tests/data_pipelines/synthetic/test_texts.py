@@ -23,7 +23,7 @@ def test_markup_is_whole_and_without_pictures(kind):
 def test_texts_are_short():
     """No text is longer than a row of stage `language`, and most are far shorter: a packed row holds several."""
     row = next(stage.sequence_length for stage in tiny().stages if stage.name == "language")
-    lengths = [len(TOKENIZER.encode(sample_text(np.random.default_rng([1, i])))) for i in range(200)]
+    lengths = [len(TOKENIZER.encode(sample_text(np.random.default_rng([1, i]), KINDS))) for i in range(200)]
     assert max(lengths) <= row
     assert np.mean(lengths) < 0.6 * row
     assert sum(KINDS.values()) == pytest.approx(1)
