@@ -15,7 +15,7 @@ from absl import flags
 from data_pipelines.components import Samples, open_components, task_groups
 from data_pipelines.identity import data_identity
 from data_pipelines.mixture import Mixture, seed_for
-from data_pipelines.packing import Efficiency, PackingPlan
+from data_pipelines.packing import FIRST_WINDOW, Efficiency, PackingPlan, WindowStart
 from data_pipelines.patch_rows import PatchRowMaker, open_pictures
 from data_pipelines.rows import RowMaker
 from data_pipelines.sources.source import Problem
@@ -45,6 +45,7 @@ class BatchInfo(NamedTuple):
       dropped: samples that could not be read and for which nothing fitted.
       problems: records that could not be read, each with file, index and reason.
       records: component and record of every sample.
+      window: of the plan, that the first of the rows is in.
     """
 
     fingerprint: str
@@ -56,6 +57,7 @@ class BatchInfo(NamedTuple):
     dropped: int
     problems: tuple[Problem, ...]
     records: tuple[tuple[int, int], ...]
+    window: WindowStart
 
 
 class StepBatches:
@@ -86,6 +88,7 @@ class StepBatches:
             dropped=sum(row.dropped for row in rows),
             problems=tuple(problem for row in rows for problem in row.problems),
             records=tuple(record for row in rows for record in row.records),
+            window=self._plan.window_start(first),
         )
 
 
@@ -151,7 +154,12 @@ class StageLoader:
 
 
 def open_loader(
-    run: Run, stage: Stage, start_step: int = 0, process_index: int = 0, process_count: int = 1
+    run: Run,
+    stage: Stage,
+    start_step: int = 0,
+    window: WindowStart = FIRST_WINDOW,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> StageLoader:
     """The batches of a stage from step `start_step` on.
 
@@ -159,6 +167,7 @@ def open_loader(
       run: names the data, the vocabulary and the model, which decides how samples are seen.
       stage: one of its stages.
       start_step: number of the first batch, in [0, stage.steps].
+      window: `BatchInfo.window` of an earlier batch; without it all windows before the first batch are packed again.
       process_index: of this process.
       process_count: processes that share the rows of a batch.
 
@@ -194,6 +203,7 @@ def open_loader(
         max_vision=stage.vision_per_row,
         window=run.data.window,
         seed=run.data.seed,
+        start=window,
     )
     # Planned here once: worker processes get the plan with the windows before the first row already counted.
     plan.row(start_step * stage.rows)

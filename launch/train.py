@@ -16,6 +16,7 @@ from configs.recipes import recipe
 from data_pipelines.components import own_mixture
 from data_pipelines.identity import check_identity
 from data_pipelines.loader import StageLoader, describe, open_loader
+from data_pipelines.packing import WindowStart
 from data_pipelines.quarantine import Quarantine
 from data_pipelines.tasks import tasks_of
 from launch.evaluate import evaluate_stage, held_out_folder, report
@@ -213,9 +214,9 @@ def before(workdir: Path, stages: list[str]) -> tuple[Path, str, int] | None:
         return None
 
 
-def opened(run: Run, stage: Stage, workdir: Path, start: int) -> Batches:
+def opened(run: Run, stage: Stage, workdir: Path, start: int, window: tuple[int, int]) -> Batches:
     """The stage's batches, after saying what they are made of; lists what cannot be read."""
-    loader = open_loader(run, stage, start, jax.process_index(), jax.process_count())
+    loader = open_loader(run, stage, start, WindowStart(*window), jax.process_index(), jax.process_count())
     if jax.process_index() == 0:
         check_identity(workdir, stage.name, start, loader.identity)
     quarantine = Quarantine(workdir, stage.name, start, jax.process_index())

@@ -206,8 +206,8 @@ def train(arguments: list[str]) -> None:
 
     opened = module.opened
 
-    def poisoned(run: Any, stage: Any, workdir: Path, first: int) -> Iterator[Any]:
-        for step, (batch, info) in enumerate(opened(run, stage, workdir, first), first):
+    def poisoned(run: Any, stage: Any, workdir: Path, first: int, window: tuple[int, int]) -> Iterator[Any]:
+        for step, (batch, info) in enumerate(opened(run, stage, workdir, first, window), first):
             weights = batch.loss_weights
             if step in POISONED:
                 weights = np.where(weights > 0, np.nan, weights).astype(weights.dtype)

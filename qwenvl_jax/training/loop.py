@@ -48,6 +48,10 @@ class BatchInfo(Protocol):
     def records(self) -> Sequence[tuple[int, int]]:
         """Component and record of every sample."""
 
+    @property
+    def window(self) -> tuple[int, int]:
+        """Where the batch lies in its plan; given back to a resumed run's loader, so that it need not plan all before."""
+
 
 Batches = Generator[tuple[Batch, BatchInfo], None, None]
 
@@ -84,7 +88,7 @@ def train_stage(
     stage: Stage,
     architecture: Architecture,
     parameters: Parameters,
-    open_batches: Callable[[int], Batches],
+    open_batches: Callable[[int, tuple[int, int]], Batches],
     mesh: Mesh,
     workdir: Path,
 ) -> Parameters:
@@ -92,7 +96,8 @@ def train_stage(
 
     Args:
       parameters: path -> array; used up: their memory may become the state's.
-      open_batches: called with the first step to deliver; yields this process's rows of each global batch.
+      open_batches: called with the first step to deliver and the `window` of the batch before; yields this process's rows of
+        each global batch.
 
     Returns:
       All parameters after the stage.
@@ -108,14 +113,14 @@ def train_stage(
         if found := checkpoints.resume(shapes):
             start, state, position = found
         else:
-            start, position = 0, {"unlogged": [], "skipped_in_a_row": 0}
+            start, position = 0, {"window": (0, 0), "unlogged": [], "skipped_in_a_row": 0}
             state, _ = initial_state(run, stage, architecture, parameters, mesh)
         if start < stage.steps:
             accounting, expected = Accounting(run, stage, table), abstract_batch(run, stage, mesh)
             with closing(Recorder(workdir, stage.name, start, stage.steps)) as recorder:
                 compiled, meter, stop = None, Meter(position["unlogged"]), StopRequest()
                 skipped = skipped_updates(run, stage, workdir, start, position)
-                with closing(open_batches(start)) as batches, stop:
+                with closing(open_batches(start, position["window"])) as batches, stop:
                     for step in range(start + 1, stage.steps + 1):
                         began = time.perf_counter()
                         host, info = next(batches)
@@ -137,7 +142,7 @@ def train_stage(
                             meter.reset()
                         if stopped or step == stage.steps or step % run.checkpoint.every == 0:
                             skipped.settle()
-                            position = {"stage": stage.name, "fingerprint": info.fingerprint}
+                            position = {"stage": stage.name, "fingerprint": info.fingerprint, "window": info.window}
                             position |= {"unlogged": meter.unlogged(), "skipped_in_a_row": skipped.in_a_row}
                             checkpoints.save(step, state, position)
                         if stopped:

@@ -42,9 +42,15 @@ def test_batches_have_the_promised_shapes(data_root):
 
 @pytest.mark.parametrize("step", [1, 4, 6])
 def test_restart_continues_exactly(data_root, step):
-    """A loader opened at step t gives the batches that the first one gave from t on."""
+    """A loader opened at step t gives the batches that the first one gave from t on, knowing where the batch before lay
+    or not, in any number of processes."""
     run = make_run(str(data_root))
-    assert same(load(run, start_step=step), load(run)[step:])
+    whole = load(run)
+    window = whole[step - 1][1].window
+    assert same(load(run, start_step=step), whole[step:])
+    assert same(load(run, start_step=step, window=window), whole[step:])
+    second = {"process_index": 1, "process_count": 2}
+    assert same(load(run, start_step=step, window=window, **second), load(run, **second)[step:])
 
 
 def test_workers_change_nothing(data_root):

@@ -28,13 +28,13 @@ def test_every_sample_once_within_the_budgets(method, samples, max_images):
     assert all(tokens[row].sum() <= 50 and images[row].sum() <= max_images for row in rows)
 
 
-def make_plan(groups=(0, 0, 0), window=64, max_images=3, size=200):
+def make_plan(groups=(0, 0, 0), window=64, max_images=3, size=200, **arguments):
     """Lengths 80 to 330, an image each, in rows of 512; the third component is text alone."""
     rng = np.random.default_rng(0)
     tokens = [rng.integers(80, 331, size) for _ in range(3)]
     images = [np.ones(size, int), np.ones(size, int), np.zeros(size, int)]
     mixture = Mixture([size] * 3, [4, 2, 1], [1, 2, 3])
-    return PackingPlan(mixture, tokens, images, groups, 512, max_images, window, seed=0)
+    return PackingPlan(mixture, tokens, images, groups, 512, max_images, window, seed=0, **arguments)
 
 
 def test_row_does_not_depend_on_the_way_to_it():
@@ -45,6 +45,22 @@ def test_row_does_not_depend_on_the_way_to_it():
     order = np.random.default_rng(1).permutation(400).tolist()
     assert [again.row(n) for n in order] == [rows[n] for n in order]
     assert pickle.loads(pickle.dumps(make_plan())).row(399) == rows[399]
+
+
+def test_a_plan_goes_on_from_a_window(monkeypatch):
+    """A plan that starts at the window of a row gives that row and all later ones, packs no window before, and refuses
+    earlier rows."""
+    plan, packed = make_plan(), []
+    start = plan.window_start(150)
+    assert plan.row(start.row) in plan.window_rows(start.window)
+    assert 0 < start.row <= 150
+    later = make_plan(start=start)
+    monkeypatch.setattr(later, "_pack_window", lambda window: packed.append(window) or plan.window_rows(window))
+    assert [later.row(n) for n in range(150, 250)] == [plan.row(n) for n in range(150, 250)]
+    assert later.window_start(200) == plan.window_start(200)
+    assert min(packed) == start.window
+    with pytest.raises(IndexError, match=f"row 3 lies before row {start.row}"):
+        later.row(3)
 
 
 def test_rows_of_windows_are_the_stream():

@@ -28,7 +28,11 @@ class Stop(Exception):
 
 def info(step: int) -> SimpleNamespace:
     return SimpleNamespace(
-        fingerprint=f"batch {step}", replaced=step, dropped=step % 2, records=((0, 10 * step), (1, 10 * step + 1))
+        fingerprint=f"batch {step}",
+        replaced=step,
+        dropped=step % 2,
+        records=((0, 10 * step), (1, 10 * step + 1)),
+        window=(step // 2, step),
     )
 
 
@@ -36,7 +40,7 @@ def info(step: int) -> SimpleNamespace:
 def batches(family):
     """The stream as a pure function of the step; before step `at`, `act()` happens."""
 
-    def stream(start: int, at: int | None = None, act=None):
+    def stream(start: int, window, at: int | None = None, act=None):
         for step in range(start, STEPS):
             if step == at:
                 act()
@@ -116,6 +120,7 @@ def test_the_newest_checkpoints_stay(never_stopped, family_architecture) -> None
     assert read_position(workdir, "sft", 9) == {
         "stage": "sft",
         "fingerprint": "batch 8",
+        "window": [4, 8],
         "unlogged": [],
         "skipped_in_a_row": 0,
     }
@@ -132,7 +137,7 @@ def test_a_finished_stage_trains_nothing(train, never_stopped) -> None:
     """A second call reads the last checkpoint; the data is not even opened."""
     workdir, parameters = never_stopped
     before = (workdir / "metrics.jsonl").read_bytes()
-    again = train(workdir, lambda start: pytest.fail("data was opened"))
+    again = train(workdir, lambda *_: pytest.fail("data was opened"))
     assert all(np.array_equal(again[p], parameters[p]) for p in parameters)
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
@@ -140,12 +145,13 @@ def test_a_finished_stage_trains_nothing(train, never_stopped) -> None:
 @pytest.mark.parametrize("at", [2, 5, 8])
 def test_a_killed_run_ends_with_the_same_bits(train, batches, never_stopped, tmp_path, at: int) -> None:
     """Killed before the first checkpoint, between two lines, and before the last step: losses and parameters are those
-    of a run never stopped."""
+    of a run never stopped; the loader is given the window of the last batch that is saved."""
     with pytest.raises(Stop):
-        train(tmp_path, lambda start: batches(start, at, kill))
+        train(tmp_path, lambda *start: batches(*start, at, kill))
     starts = []
-    parameters = train(tmp_path, lambda start: starts.append(start) or batches(start))
-    assert starts == [at - at % 3]
+    parameters = train(tmp_path, lambda *start: starts.append(start) or batches(*start))
+    start = at - at % 3
+    assert starts == [(start, [(start - 1) // 2, start - 1] if start else (0, 0))]
     same_end(tmp_path, parameters, never_stopped)
 
 
@@ -155,13 +161,13 @@ def test_a_signal_saves_and_stops(train, batches, never_stopped, tmp_path, numbe
     from that very step."""
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with pytest.raises(loop.Stopped) as stopped:
-        train(tmp_path, lambda start: batches(start, 4, lambda: os.kill(os.getpid(), number)))
+        train(tmp_path, lambda *start: batches(*start, 4, lambda: os.kill(os.getpid(), number)))
     assert stopped.value.number == number
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     assert read_position(tmp_path, "sft", 5)["fingerprint"] == "batch 4"
     starts = []
-    parameters = train(tmp_path, lambda start: starts.append(start) or batches(start))
-    assert starts == [5]
+    parameters = train(tmp_path, lambda *start: starts.append(start) or batches(*start))
+    assert starts == [(5, [2, 4])]
     same_end(tmp_path, parameters, never_stopped)
 
 
@@ -169,8 +175,8 @@ def test_a_signal_saves_and_stops(train, batches, never_stopped, tmp_path, numbe
 def bad_batches(batches):
     """The stream with losses that are NaN in the batches `bad`; killed before step `at`."""
 
-    def stream(start: int, bad: tuple[int, ...], at: int | None = None):
-        for step, (batch, known) in enumerate(batches(start, at, kill), start):
+    def stream(start: int, window, bad: tuple[int, ...], at: int | None = None):
+        for step, (batch, known) in enumerate(batches(start, window, at, kill), start):
             weights = np.where(batch.loss_weights > 0, np.nan, 0) if step in bad else batch.loss_weights
             yield batch._replace(loss_weights=weights.astype(np.float32)), known
 
@@ -180,10 +186,10 @@ def bad_batches(batches):
 def test_a_bad_batch_is_skipped_and_listed(train, bad_batches, tmp_path) -> None:
     """One line with step, reason and samples; counted in the metrics, whose losses stay finite; a killed run that goes on
     lists it once and ends with the same bits."""
-    whole = train(tmp_path / "whole", lambda start: bad_batches(start, (3, 4)))
+    whole = train(tmp_path / "whole", lambda *start: bad_batches(*start, (3, 4)))
     with pytest.raises(Stop):
-        train(tmp_path / "killed", lambda start: bad_batches(start, (3, 4), at=5))
-    parameters = train(tmp_path / "killed", lambda start: bad_batches(start, (3, 4)))
+        train(tmp_path / "killed", lambda *start: bad_batches(*start, (3, 4), at=5))
+    parameters = train(tmp_path / "killed", lambda *start: bad_batches(*start, (3, 4)))
     assert all(np.isfinite(array).all() for array in whole.values())
     same_end(tmp_path / "killed", parameters, (tmp_path / "whole", whole))
     for folder in (tmp_path / "whole", tmp_path / "killed"):
@@ -200,5 +206,5 @@ def test_too_many_in_a_row_end_the_run(family, train, bad_batches, tmp_path) -> 
     stage = family.small_stage(name="sft", steps=STEPS, parameters=family.TABLES["sft"])
     patient = family.small_run(stage, **EVERY, optimizer=OptimizerConfig(most_skipped=2))
     with pytest.raises(ValueError, match=r"stage sft: 3 updates in a row were skipped up to step 7 .*skipped\.jsonl"):
-        train(tmp_path, lambda start: bad_batches(start, (4, 5, 6, 7, 8)), run=patient)
+        train(tmp_path, lambda *start: bad_batches(*start, (4, 5, 6, 7, 8)), run=patient)
     assert read_position(tmp_path, "sft", 6)["skipped_in_a_row"] == 2

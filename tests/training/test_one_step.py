@@ -37,7 +37,7 @@ def train(tmp_path, monkeypatch):
 
 
 def info():
-    return SimpleNamespace(fingerprint="", replaced=0, dropped=0)
+    return SimpleNamespace(fingerprint="", replaced=0, dropped=0, window=(0, 0))
 
 
 def test_rows_of_all_kinds_run_through_one_compiled_step(train, monkeypatch) -> None:
@@ -50,7 +50,7 @@ def test_rows_of_all_kinds_run_through_one_compiled_step(train, monkeypatch) -> 
     )
     counts = []
 
-    def stream(start):
+    def stream(start, _):
         for step in range(start, STEPS):
             counts.append(len(compilations))
             batch = random_batch(step)
@@ -78,7 +78,7 @@ def test_rows_of_all_kinds_run_through_one_compiled_step(train, monkeypatch) -> 
 def test_another_shape_stops_the_run_with_its_name(train, name: str) -> None:
     """Nothing is compiled again in silence: the sentence names the array."""
 
-    def stream(start):
+    def stream(start, _):
         yield random_batch(0), info()
         batch = random_batch(1)
         yield batch._replace(**{name: np.repeat(getattr(batch, name), 2, axis=-1)}), info()
@@ -90,7 +90,7 @@ def test_another_shape_stops_the_run_with_its_name(train, name: str) -> None:
 def test_another_type_stops_the_run(train) -> None:
     """Pixels that someone normalised on the host are another program too."""
 
-    def stream(start):
+    def stream(start, _):
         batch = random_batch(0)
         yield batch._replace(patches=batch.patches.astype(np.float32)), info()
 
