@@ -60,7 +60,8 @@ class TextLine:
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of a conversation. `text` may hold `<img>N</img>` for the record's N-th image (from 0)."""
+    """One turn of a conversation. `text` may hold `<img>N</img>` for the record's N-th image (from 0), and
+    `<video>N</video>` for its N-th video."""
 
     role: str
     text: str

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterable, Mapping
 from data_pipelines.records import Question, Record, StoredImage
 from qwenvl_jax.config import ModelConfig, Qwen2VLConfig, QwenVLConfig
 from qwenvl_jax.processing.agent import Action, Step, agent_parts, parse_call
-from qwenvl_jax.processing.chatml import ChatTurn, chat_parts, content_parts
+from qwenvl_jax.processing.chatml import SYSTEM_PROMPT, ChatTurn, chat_parts, content_parts
 from qwenvl_jax.processing.markup import format_box, format_quad, format_ref
 from qwenvl_jax.processing.prompts import OCR_PROMPT, grounded_captioning_prompt, referring_prompt, vqa_prompt
-from qwenvl_jax.processing.qwen2_chat import Content, Message
+from qwenvl_jax.processing.qwen2_chat import SYSTEM, Content, Message
 from qwenvl_jax.processing.qwen2_chat import chat_parts as qwen2_chat_parts
-from qwenvl_jax.processing.sample import Image, Sample, Text, Video
+from qwenvl_jax.processing.sample import Image, Part, Sample, Text, Video
 from qwenvl_jax.processing.tokenizer import END_OF_TEXT
 
 OCR_KIND = "ocr"
@@ -118,11 +118,32 @@ def text(record: Record) -> Sample | None:
 
 
 def chat(record: Record) -> Sample | None:
-    """A conversation in ChatML, with the loss mask of the original's fine-tuning."""
+    """A conversation in ChatML, with the loss mask of the original's fine-tuning; a turn of the system is the first.
+
+    Raises:
+      ValueError: see `chat_parts` and `visual_sample`.
+    """
     if not record.conversation:
         return None
-    parts = chat_parts([ChatTurn(turn.role, turn.text) for turn in record.conversation])
-    return Sample(tuple(parts), tuple(image.data for image in record.images))
+    turns, system = [ChatTurn(turn.role, turn.text) for turn in record.conversation], SYSTEM_PROMPT
+    if turns[0].role == SYSTEM:
+        system, turns = turns[0].text, turns[1:]
+    return visual_sample(record, chat_parts(turns, system))
+
+
+def visual_sample(record: Record, parts: Iterable[Part]) -> Sample:
+    """A sample of these parts, which name images and videos of the record.
+
+    Raises:
+      ValueError: a part names one that the record lacks.
+    """
+    parts = tuple(parts)
+    there = {Image: len(record.images), Video: len(record.videos)}
+    for part in parts:
+        if not isinstance(part, Text) and part.index >= there[type(part)]:
+            kind = type(part).__name__.lower()
+            raise ValueError(f"a turn names {kind} {part.index}, and the record has {there[type(part)]}")
+    return Sample(parts, tuple(image.data for image in record.images), tuple(video.data for video in record.videos))
 
 
 def video_vqa(record: Record) -> Sample | None:
@@ -136,7 +157,7 @@ def video_vqa(record: Record) -> Sample | None:
 
 
 def turn_content(text: str) -> Content:
-    """A stored turn's text, cut at its images."""
+    """A stored turn's text, cut at its images and videos."""
     return tuple(part.text if isinstance(part, Text) else part for part in content_parts(text))
 
 
@@ -145,7 +166,7 @@ def qwen2_chat(record: Record) -> Sample | None:
     if not record.conversation or is_episode(record):
         return None
     messages = [Message(turn.role, turn_content(turn.text)) for turn in record.conversation]
-    return Sample(qwen2_chat_parts(messages), tuple(image.data for image in record.images))
+    return visual_sample(record, qwen2_chat_parts(messages))
 
 
 def is_episode(record: Record) -> bool:
@@ -174,8 +195,7 @@ def agent(record: Record) -> Sample | None:
         if call is None:
             raise ValueError(f"{said.text[:60]!r} is answered by the environment and holds no call")
         steps.append(Step(call, turn_content(result.text)))
-    parts = agent_parts(actions, turn_content(user.text), steps, reply.text)
-    return Sample(parts, tuple(image.data for image in record.images))
+    return visual_sample(record, agent_parts(actions, turn_content(user.text), steps, reply.text))
 
 
 Task = Callable[[Record], Sample | None]

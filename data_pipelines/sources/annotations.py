@@ -12,7 +12,7 @@ from pathlib import Path
 from data_pipelines.boxes import checked_box
 from data_pipelines.records import Question, Record, Region, StoredImage
 from data_pipelines.sources.index import Entry, Place
-from data_pipelines.sources.paths import picture_below
+from data_pipelines.sources.paths import file_below
 from data_pipelines.sources.source import Problem
 from qwenvl_jax.processing.images import image_size
 
@@ -70,7 +70,7 @@ class AnnotationFormat:
             folder = os.path.relpath(found.pictures, _base(file))
             for number, item in enumerate(found.entries):
                 try:
-                    path = picture_below(found.pictures, item.picture)
+                    path = file_below(found.pictures, item.picture)
                     width, height = image_size(path.read_bytes())
                 except (OSError, ValueError) as error:
                     yield Problem(str(file), number, str(error))
@@ -91,7 +91,7 @@ class AnnotationFormat:
     def read(self, file: Path, place: Place) -> bytes:
         """Raises ValueError or OSError where the picture is gone."""
         folder, picture = map(str, place)
-        return picture_below(_base(file) / folder, picture).read_bytes()
+        return file_below(_base(file) / folder, picture).read_bytes()
 
 
 def _base(file: Path) -> Path:

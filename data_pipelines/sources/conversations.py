@@ -2,24 +2,38 @@
 ...]}`.
 
 `<img>path</img>` in a value names a picture below the JSON's folder; `<box>(x1,y1),(x2,y2)</box>` and `<quad>` hold
-coordinates in [0, 1000). The same entries as JSON lines are read too, and LLaVA's form (`data_pipelines.sources.llava`).
+coordinates in [0, 1000). Ours are `<video>path</video>`, which Qwen2-VL reads, and a first turn of the `system`. The same
+entries as JSON lines are read too, and other forms (`data_pipelines.sources.conversation_forms`).
 Every entry is checked when the file is opened; what cannot be used is left out and reported. Source
-of the format: `finetune.py` of the original, which also drops a first turn that is not the user's.
+of the format: `finetune.py` of the original, which also drops a first turn of the assistant's.
 """
 
 import hashlib
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from data_pipelines.records import Record, StoredImage, Turn
-from data_pipelines.sources.llava import as_qwen, is_llava
-from data_pipelines.sources.paths import picture_below
+from data_pipelines.records import Record, StoredImage, StoredVideo, Turn
+from data_pipelines.sources.conversation_forms import as_qwen, is_foreign, learnable
+from data_pipelines.sources.paths import file_below
 from data_pipelines.sources.source import Problem, RecordError
 from qwenvl_jax.processing.images import image_size
-from qwenvl_jax.processing.markup import ImageSpan, parse
+from qwenvl_jax.processing.markup import ImageSpan, PlainText, parse
+from qwenvl_jax.processing.video import probe_video
 
-ROLES = ("user", "assistant")
+ROLES = ("system", "user", "assistant")
+VIDEO = re.compile("<video>(.*?)</video>")
+
+
+class Conversation(NamedTuple):
+    """A usable entry: its number in the file, key, turns (pictures and videos by number), and the paths of both."""
+
+    number: int
+    key: str
+    turns: tuple[Turn, ...]
+    pictures: tuple[str, ...]
+    videos: tuple[str, ...]
 
 
 class ConversationSource:
@@ -38,16 +52,16 @@ class ConversationSource:
         digest = hashlib.sha256(content)
         entries, broken = _parse(content, self._path)
         problems = [Problem(str(self._path), index, reason) for index, reason in broken]
-        self._records: list[tuple[int, str, tuple[Turn, ...], tuple[str, ...]]] = []
+        self._records: list[Conversation] = []
         for index, entry in entries:
             try:
-                key, turns, pictures = _check(entry, self._path.parent)
-                for picture in pictures:
-                    digest.update(f"{picture}:{Path(picture).stat().st_size}".encode())
+                conversation = _check(index, entry, self._path.parent)
+                for file in conversation.pictures + conversation.videos:
+                    digest.update(f"{file}:{Path(file).stat().st_size}".encode())
             except (ValueError, OSError) as error:
                 problems.append(Problem(str(self._path), index, str(error)))
             else:
-                self._records.append((index, key or str(index), turns, pictures))
+                self._records.append(conversation)
         self.problems = tuple(sorted(problems))
         self.fingerprint = digest.hexdigest()[:16]
         if not self._records:
@@ -61,17 +75,22 @@ class ConversationSource:
         """Record number `position` of the usable entries.
 
         Raises:
-          RecordError: a picture of it cannot be read.
+          RecordError: a picture or a video of it cannot be read.
         """
-        index, key, turns, pictures = self._records[position]
-        images = []
-        for picture in pictures:
-            try:
-                data = Path(picture).read_bytes()
+        conversation = self._records[position]
+        images, videos, path = [], [], ""
+        try:
+            for path in conversation.pictures:
+                data = Path(path).read_bytes()
                 images.append(StoredImage(data, *image_size(data)))
-            except (OSError, ValueError) as error:
-                raise RecordError(str(self._path), index, f"picture {picture}: {error}") from error
-        return Record(key=key, images=tuple(images), conversation=turns)
+            for path in conversation.videos:
+                data = Path(path).read_bytes()
+                info = probe_video(data)
+                videos.append(StoredVideo(data, info.frames, info.frames_per_second, info.width, info.height))
+        except (OSError, ValueError) as error:
+            kind = "video" if path in conversation.videos else "picture"
+            raise RecordError(str(self._path), conversation.number, f"{kind} {path}: {error}") from error
+        return Record(conversation.key, tuple(images), conversation=conversation.turns, videos=tuple(videos))
 
     def outline(self, position: int) -> Record:
         """The whole record: entries of a fine-tuning file are few, and a picture that cannot be read shows here."""
@@ -120,38 +139,36 @@ def _parse_lines(content: bytes) -> tuple[list[tuple[int, Any]], list[tuple[int,
     return good, broken
 
 
-def _check(entry: Any, folder: Path) -> tuple[str, tuple[Turn, ...], tuple[str, ...]]:
-    """Key, turns (pictures by number) and paths of the pictures; ValueError with the reason if it cannot be
-    used."""
+def _check(index: int, entry: Any, folder: Path) -> Conversation:
+    """An entry as it will be read; ValueError with the reason if it cannot be used."""
+    if isinstance(entry, dict) and is_foreign(entry):
+        entry = as_qwen(entry)
     if not isinstance(entry, dict) or not isinstance(entry.get("conversations"), list):
         raise ValueError('no list under "conversations"')
-    if is_llava(entry):
-        entry = as_qwen(entry)
-    messages = entry["conversations"]
-    for message in messages:
+    for message in entry["conversations"]:
         if not isinstance(message, dict) or not isinstance(message.get("value"), str):
             raise ValueError('a turn lacks "from" or a text under "value"')
         if message.get("from") not in ROLES:
-            raise ValueError(f"unknown role {message.get('from')!r}; roles are {' and '.join(ROLES)}")
-    if messages and messages[0]["from"] != "user":
-        messages = messages[1:]
-    if all(message["from"] != "assistant" for message in messages):
-        raise ValueError("no assistant turn after a user turn: there is nothing to learn")
-    turns: list[Turn] = []
-    pictures: list[str] = []
-    for message in messages:
-        text = _number_pictures(message["value"], folder, pictures)
-        turns.append(Turn(message["from"], text))
-    return str(entry.get("id", "")), tuple(turns), tuple(pictures)
+            raise ValueError(f"unknown role {message.get('from')!r}; roles are {' and '.join(ROLES[1:])}")
+    paths: tuple[list[str], list[str]] = [], []
+    turns = tuple(
+        Turn(role, _number_files(text, folder, *paths))
+        for role, text in learnable([(message["from"], message["value"]) for message in entry["conversations"]])
+    )
+    return Conversation(index, str(entry.get("id", "")) or str(index), turns, *map(tuple, paths))
 
 
-def _number_pictures(text: str, folder: Path, pictures: list[str]) -> str:
-    """Checks all markup of a turn and writes `<img>N</img>` for pictures, whose paths go to the end of
-    `pictures`."""
+def _number_files(text: str, folder: Path, pictures: list[str], videos: list[str]) -> str:
+    """Checks all markup of a turn and writes `<img>N</img>` and `<video>N</video>`; the paths go to the end of the lists."""
+
+    def numbered(video: re.Match[str]) -> str:
+        videos.append(str(file_below(folder, video[1].strip(), "video")))
+        return f"<video>{len(videos) - 1}</video>"
+
     pieces = []
     for element in parse(text):
         if isinstance(element, ImageSpan):
-            pictures.append(str(picture_below(folder, element.path.strip())))
+            pictures.append(str(file_below(folder, element.path.strip())))
             element = ImageSpan(str(len(pictures) - 1))
-        pieces.append(str(element))
+        pieces.append(VIDEO.sub(numbered, element.text) if isinstance(element, PlainText) else str(element))
     return "".join(pieces)

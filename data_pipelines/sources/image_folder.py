@@ -8,7 +8,7 @@ from pathlib import Path
 from data_pipelines.records import Record, StoredImage
 from data_pipelines.sources.captions import caption_question, decode_text
 from data_pipelines.sources.index import Entry, Place
-from data_pipelines.sources.paths import picture_below
+from data_pipelines.sources.paths import file_below
 from data_pipelines.sources.source import Problem
 from data_pipelines.sources.webdataset import PICTURES
 from qwenvl_jax.processing.images import image_size
@@ -47,4 +47,4 @@ class ImageFolder:
 
     def read(self, file: Path, place: Place) -> bytes:
         """Raises ValueError or OSError where the picture is gone."""
-        return picture_below(file, str(place[0])).read_bytes()
+        return file_below(file, str(place[0])).read_bytes()

@@ -16,14 +16,16 @@ import pyarrow.parquet as parquet
 
 from data_pipelines.records import Question, Record, StoredImage, Turn
 from data_pipelines.sources.captions import caption_question
+from data_pipelines.sources.conversation_forms import as_qwen, numbered_turns, paired_messages
 from data_pipelines.sources.index import Entry, Place
-from data_pipelines.sources.llava import as_qwen, numbered_turns
 from data_pipelines.sources.source import Problem
 from qwenvl_jax.processing.images import image_size
 
 PICTURE_COLUMNS = ("image", "images", "jpg", "jpeg", "png", "webp", "img", "bytes", "image_bytes")
 CAPTION_COLUMNS = ("caption", "text", "TEXT", "txt")
 CONVERSATION_COLUMNS = ("conversations", "messages", "conversation")
+PAIRS = "texts"
+"""Column of FineVision and The Cauldron: a list of `{user, assistant}`."""
 QUESTION, ANSWER = "question", "answer"
 KEPT_GROUPS = 4
 """Row groups of pictures that stay in memory."""
@@ -48,7 +50,7 @@ def _columns(file: Path, schema: pyarrow.Schema) -> tuple[str, list[str]]:
     picture = next((n for n in PICTURE_COLUMNS if n in schema.names and _kind(schema.field(n).type)), None)
     if picture is None:
         raise ValueError(f"it has no column of picture bytes ({' or '.join(PICTURE_COLUMNS)}), but {names}")
-    texts = [n for n in (*CONVERSATION_COLUMNS, *CAPTION_COLUMNS, QUESTION, ANSWER) if n in schema.names]
+    texts = [n for n in (*CONVERSATION_COLUMNS, PAIRS, *CAPTION_COLUMNS, QUESTION, ANSWER) if n in schema.names]
     if not texts or texts in ([QUESTION], [ANSWER]):
         raise ValueError(f"it has no caption, question with answer, or conversations, but {names}")
     return picture, texts
@@ -76,6 +78,8 @@ def record_of(key: str, row: Mapping[str, Any], images: tuple[StoredImage, ...])
       ValueError: nothing that can be used.
     """
     messages = next((row[name] for name in CONVERSATION_COLUMNS if row.get(name)), None)
+    if pairs := row.get(PAIRS):
+        messages = paired_messages(pairs, len(images))
     if messages is not None:
         names = [str(number) for number in range(len(images))]
         texts = numbered_turns(as_qwen({"conversations": messages, "image": names}), len(images))

@@ -7,7 +7,7 @@ from pathlib import Path
 REMOTE = ("http://", "https://", "gs://", "s3://", "file://", "data:")
 
 
-def picture_below(folder: Path, path: str) -> Path:
+def file_below(folder: Path, path: str, kind: str = "picture") -> Path:
     """The existing file that `path` names below `folder`.
 
     Names are compared by their letters alone: a link that lies in the folder is followed, as its owner put it there.
@@ -16,18 +16,18 @@ def picture_below(folder: Path, path: str) -> Path:
       ValueError: the path is an address, leaves the folder, or names no file.
     """
     if path.startswith(REMOTE):
-        raise ValueError(f"picture {path[:200]} is on the web: download it first and give its path")
+        raise ValueError(f"{kind} {path[:200]} is on the web: download it first and give its path")
     if "\0" in path:
-        raise ValueError(f"picture {path[:200]!r} is no path: it holds a zero byte")
+        raise ValueError(f"{kind} {path[:200]!r} is no path: it holds a zero byte")
     root = os.path.abspath(folder)
     if os.path.commonpath([root, os.path.abspath(os.path.join(root, path))]) != root:
-        raise ValueError(f"picture {path[:200]} lies outside {folder}: put it there, or a link to its folder")
+        raise ValueError(f"{kind} {path[:200]} lies outside {folder}: put it there, or a link to its folder")
     # Annotations may be in NFC by now, while file names written on a Mac are often in NFD.
     for form in ("NFC", "NFD"):
         found = Path(os.path.join(root, unicodedata.normalize(form, path)))
         if _is_file(found):
             return found
-    raise ValueError(f"picture {os.path.join(root, path)[:300]} does not exist")
+    raise ValueError(f"{kind} {os.path.join(root, path)[:300]} does not exist")
 
 
 def _is_file(path: Path) -> bool:

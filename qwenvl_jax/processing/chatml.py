@@ -1,8 +1,8 @@
 """Conversations of Qwen-VL as ChatML: for training with the original's loss mask, and the blocks of prompts.
 
-In training data a turn's text may hold `<img>N</img>`, the sample's image number N (from 0). Prompts are made of
-samples, in which a picture is no text: what a user writes cannot name one. Sources: `preprocess` of the original's
-`finetune.py` (training) and `make_context` of its `qwen_generation_utils.py` (prompts).
+In training data a turn's text may hold `<img>N</img>`, the sample's image number N (from 0), and `<video>N</video>`. Prompts
+are made of samples, in which a picture is no text: what a user writes cannot name one. Sources: `preprocess` of the
+original's `finetune.py` (training) and `make_context` of its `qwen_generation_utils.py` (prompts).
 """
 
 import re
@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from qwenvl_jax.processing.sample import Image, Part, Sample, Text
+from qwenvl_jax.processing.sample import Image, Part, Sample, Text, Video
 from qwenvl_jax.processing.tokenizer import IM_END, IM_START, IMAGE_END, IMAGE_START
 
 USER, ASSISTANT = "user", "assistant"
 SYSTEM_PROMPT = "You are a helpful assistant."
 
-_IMAGE = re.compile(re.escape(IMAGE_START) + r"(.*?)" + re.escape(IMAGE_END), re.DOTALL)
+_VISUAL = re.compile(rf"{re.escape(IMAGE_START)}(.*?){re.escape(IMAGE_END)}|<video>(\d+)</video>", re.DOTALL)
 
 Parts = tuple[Part, ...]
 
@@ -37,14 +37,18 @@ class Round(NamedTuple):
 
 
 def content_parts(text: str, supervised: bool = False, typed: bool = False) -> Parts:
-    """A turn's text, cut at its images."""
+    """A turn's text, cut at its images and videos."""
     parts: list[Part] = []
-    # Every second piece is what an <img> held.
-    for number, piece in enumerate(_IMAGE.split(text)):
-        if number % 2:
+    # Pieces of text, and behind each what an <img> held, and what a <video> held; one of the two is None.
+    for number, piece in enumerate(_VISUAL.split(text)):
+        if piece is None:
+            continue
+        if number % 3 == 1:
             if not (piece.isascii() and piece.isdecimal()):
                 raise ValueError(f"{IMAGE_START}{piece}{IMAGE_END} names no image of the sample; give its number")
             parts.append(Image(int(piece)))
+        elif number % 3 == 2:
+            parts.append(Video(int(piece)))
         elif IMAGE_START in piece:
             raise ValueError(f"{IMAGE_START} is not closed in {piece[:60]!r}; write {IMAGE_START}0{IMAGE_END}")
         elif piece:
@@ -85,7 +89,7 @@ def query_of(text: str, images: Sequence[bytes]) -> Sample:
     """A turn of data as a query: its text, with the images that its `<img>N</img>` name, in their order.
 
     Raises:
-      ValueError: an image is no number of `images`.
+      ValueError: an image is no number of `images`, or there is a video.
     """
     parts: list[Part] = []
     named: list[bytes] = []
@@ -95,6 +99,8 @@ def query_of(text: str, images: Sequence[bytes]) -> Sample:
                 raise ValueError(f"{IMAGE_START}{part.index}{IMAGE_END}: the sample has {len(images)} images")
             named.append(images[part.index])
             part = Image(len(named) - 1)
+        elif isinstance(part, Video):
+            raise ValueError(f"<video>{part.index}</video>: a query of data has images alone")
         parts.append(part)
     return Sample(tuple(parts), tuple(named))
 

@@ -7,14 +7,18 @@ import unicodedata
 
 import pytest
 from small_data import make_picture
+from small_video import make_video
 
 from data_pipelines.records import Turn
 from data_pipelines.sources.conversations import ConversationSource
 from data_pipelines.sources.source import RecordError
+from data_pipelines.tasks import chat, qwen2_chat
+from qwenvl_jax.processing.sample import Image, Text, Video, encode_sample
+from qwenvl_jax.processing.tokenizer import load_tokenizer
 
 
 def entry(*values, roles=("user", "assistant")):
-    turns = [{"from": roles[n % 2], "value": value} for n, value in enumerate(values)]
+    turns = [{"from": roles[n % len(roles)], "value": value} for n, value in enumerate(values)]
     return {"id": "x", "conversations": turns}
 
 
@@ -43,6 +47,25 @@ def test_entries_become_records(tmp_path, name):
     assert len(second.images) == 2
     assert second.conversation[0].text == "<img>0</img><img>1</img>same?"
     assert source.problems == ()
+
+
+def test_videos_and_the_system_come_along(tmp_path):
+    """Videos are numbered beside the pictures and read with what their headers tell; the system's turn is kept. Qwen2-VL
+    learns from the entry, Qwen-VL refuses the video."""
+    (tmp_path / "v.mp4").write_bytes(make_video(6))
+    item = entry("Be short.", "<video> v.mp4 </video><img>a.png</img>?", "yes", roles=("system", "user", "assistant"))
+    [record] = ConversationSource(write(tmp_path, [item]))
+    assert [turn.text for turn in record.conversation] == ["Be short.", "<video>0</video><img>0</img>?", "yes"]
+    assert (record.videos[0].frames, record.videos[0].data) == (6, make_video(6))
+    sample = qwen2_chat(record)
+    assert [part for part in sample.parts if not isinstance(part, Text)] == [Video(0), Image(0)]
+    assert sample.videos == (make_video(6),)
+    assert "Be short." in sample.parts[1].text
+    with pytest.raises(ValueError, match="Qwen-VL reads no videos"):
+        encode_sample(chat(record), load_tokenizer("bytes"), 16)
+    (tmp_path / "v.mp4").write_bytes(b"no video")
+    with pytest.raises(RecordError, match=r"record 0: video .*v\.mp4: "):
+        ConversationSource(write(tmp_path, [item]))[0]
 
 
 def test_first_turn_of_the_assistant_is_dropped(tmp_path):

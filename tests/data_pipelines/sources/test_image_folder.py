@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from small_data import make_picture
 
 from data_pipelines.sources.opening import open_source
-from data_pipelines.sources.paths import picture_below
+from data_pipelines.sources.paths import file_below
 from data_pipelines.sources.source import RecordError
 
 
@@ -69,7 +69,7 @@ def test_paths_stay_below_their_folder(tmp_path_factory, path):
     for place in (root, root / "in", root / "in" / "sub"):
         (place / "a.png").touch()
     try:
-        found = picture_below(root / "in", path)
+        found = file_below(root / "in", path)
     except ValueError:
         return
     assert str(found.resolve()).startswith(str((root / "in").resolve()) + os.sep)
@@ -80,6 +80,6 @@ def test_a_link_in_the_folder_is_followed(folder, tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "disk" / "x.png").write_bytes(make_picture().data)
     (folder / "link").symlink_to(tmp_path / "disk")
-    assert picture_below(folder, "link/x.png").read_bytes() == make_picture().data
+    assert file_below(folder, "link/x.png").read_bytes() == make_picture().data
     with pytest.raises(ValueError, match="does not exist"):
-        picture_below(folder, "x" * 5000)
+        file_below(folder, "x" * 5000)

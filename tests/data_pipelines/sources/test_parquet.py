@@ -54,6 +54,10 @@ def test_few_row_groups_stay_in_memory(tmp_path):
             {"captions": (Question("Generate the caption in English:", "the longest one", "en"),)},
         ),
         (
+            {"texts": [{"user": "What?", "assistant": "A dog.", "source": "x"}]},
+            {"conversation": (Turn("user", "Picture 1: <img>0</img>\nWhat?"), Turn("assistant", "A dog."))},
+        ),
+        (
             {"conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A dog."}]},
             {"conversation": (Turn("user", "Picture 1: <img>0</img>\nWhat?"), Turn("assistant", "A dog."))},
         ),
