@@ -30,8 +30,8 @@ def data_identity(run: Run, stage: Stage, components: Sequence[Samples], encoder
     return {name: str(value) for name, value in named.items()}
 
 
-def check_identity(workdir: Path, stage: str, start: int, identity: Mapping[str, str]) -> None:
-    """Keeps a stage's identity where it begins, and compares where it goes on.
+def check_identity(workdir: Path, stage: str, start: int, identity: Mapping[str, str], keep: bool = True) -> None:
+    """Keeps a stage's identity where it begins (if this process shall), and compares where it goes on.
 
     Raises:
       ValueError: the stage has learned from other data up to step `start`; names what differs.
@@ -44,7 +44,7 @@ def check_identity(workdir: Path, stage: str, start: int, identity: Mapping[str,
             f"stage {stage} of {workdir} has learned from other data up to step {start}: {', '.join(other)} changed since; "
             "bring it back, or train in another --workdir with --start"
         )
-    if known.get(stage) != identity:
+    if keep and known.get(stage) != identity:
         written = file.with_suffix(".partial")
         written.write_text(json.dumps({**known, stage: dict(identity)}, indent=1, ensure_ascii=False))
         written.replace(file)

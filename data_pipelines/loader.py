@@ -1,8 +1,8 @@
 """The batches of a stage: batch number t is a pure function of (data, seed, t), so the step is the whole
 state.
 
-Every process makes its own contiguous block of a batch's rows; blocks behind each other are the same global
-batch for every number of processes, and worker processes change nothing either.
+Every process makes the rows that its devices hold; together they are the same global batch for every number of
+processes, and worker processes change nothing either.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from data_pipelines.patch_rows import PatchRowMaker, open_pictures
 from data_pipelines.rows import RowMaker
 from data_pipelines.sources.source import Problem
 from data_pipelines.tasks import tasks_of
-from qwenvl_jax.batch import Batch
+from qwenvl_jax.batch import Batch, OwnRows, joined_fingerprint
 from qwenvl_jax.config import Run, Stage
 from qwenvl_jax.processing.encoders import stage_encoder
 
@@ -33,7 +33,7 @@ DESCRIBED_WINDOWS = 4
 
 
 class BatchInfo(NamedTuple):
-    """What this process's rows of a batch hold.
+    """What the rows of a batch hold that this process counts.
 
     Attributes:
       fingerprint: 16 hexadecimal digits over the records in the rows; the order of the rows does not matter.
@@ -45,7 +45,7 @@ class BatchInfo(NamedTuple):
       dropped: samples that could not be read and for which nothing fitted.
       problems: records that could not be read, each with file, index and reason.
       records: component and record of every sample.
-      window: of the plan, that the first of the rows is in.
+      window: of the plan, that the first row of the whole batch is in.
     """
 
     fingerprint: str
@@ -63,32 +63,29 @@ class BatchInfo(NamedTuple):
 class StepBatches:
     """Random access to the batches of a stage: number t is what step t trains on."""
 
-    def __init__(
-        self, maker: RowMaker | PatchRowMaker, plan: PackingPlan, stage: Stage, process_index: int, process_count: int
-    ) -> None:
-        self._maker, self._plan, self._steps, self._rows = maker, plan, stage.steps, stage.rows
-        self._block = stage.rows // process_count
-        self._offset = process_index * self._block
+    def __init__(self, maker: RowMaker | PatchRowMaker, plan: PackingPlan, stage: Stage, own: OwnRows) -> None:
+        self._maker, self._plan, self._steps, self._rows, self._own = maker, plan, stage.steps, stage.rows, own
 
     def __len__(self) -> int:
         return self._steps
 
     def __getitem__(self, step: int) -> tuple[Batch, BatchInfo]:
-        first = step * self._rows + self._offset
-        batch, rows = self._maker.make_rows([self._plan.row(n) for n in range(first, first + self._block)])
+        made, counted = self._own
+        batch, all_rows = self._maker.make_rows([self._plan.row(step * self._rows + n) for n in made])
+        rows = [row for n, row in zip(made, all_rows) if n in counted]
         tokens, vision = sum(row.tokens for row in rows), sum(row.vision for row in rows)
-        room = self._block * max(1, self._maker.vision_per_row)
+        room = max(1, len(rows))
         return batch, BatchInfo(
-            fingerprint=f"{sum(row.identity for row in rows) % 2**64:016x}",
+            fingerprint=joined_fingerprint(f"{row.identity:x}" for row in rows),
             samples=sum(row.samples for row in rows),
             tokens=tokens,
-            token_efficiency=tokens / (self._block * self._maker.sequence_length),
-            vision_efficiency=vision / room,
+            token_efficiency=tokens / (room * self._maker.sequence_length),
+            vision_efficiency=vision / (room * max(1, self._maker.vision_per_row)),
             replaced=sum(row.replaced for row in rows),
             dropped=sum(row.dropped for row in rows),
             problems=tuple(problem for row in rows for problem in row.problems),
             records=tuple(record for row in rows for record in row.records),
-            window=self._plan.window_start(first),
+            window=self._plan.window_start(step * self._rows),
         )
 
 
@@ -154,12 +151,7 @@ class StageLoader:
 
 
 def open_loader(
-    run: Run,
-    stage: Stage,
-    start_step: int = 0,
-    window: WindowStart = FIRST_WINDOW,
-    process_index: int = 0,
-    process_count: int = 1,
+    run: Run, stage: Stage, start_step: int = 0, window: WindowStart = FIRST_WINDOW, own: OwnRows | None = None
 ) -> StageLoader:
     """The batches of a stage from step `start_step` on.
 
@@ -168,14 +160,11 @@ def open_loader(
       stage: one of its stages.
       start_step: number of the first batch, in [0, stage.steps].
       window: `BatchInfo.window` of an earlier batch; without it all windows before the first batch are packed again.
-      process_index: of this process.
-      process_count: processes that share the rows of a batch.
+      own: the rows of a batch that this process makes; all by default.
 
     Raises:
-      ValueError: the rows cannot be shared equally, or the data cannot be used (see `open_components`).
+      ValueError: the data cannot be used (see `open_components`).
     """
-    if stage.rows % process_count:
-        raise ValueError(f"stage {stage.name}: {stage.rows} rows cannot be shared by {process_count} processes")
     encoder, tasks = stage_encoder(run.model, stage, run.data.tokenizer), tasks_of(run.model)
     maker: RowMaker | PatchRowMaker
     room = (stage.sequence_length, stage.vision_per_row)
@@ -207,7 +196,8 @@ def open_loader(
     )
     # Planned here once: worker processes get the plan with the windows before the first row already counted.
     plan.row(start_step * stage.rows)
-    batches = StepBatches(maker, plan, stage, process_index, process_count)
+    every = tuple(range(stage.rows))
+    batches = StepBatches(maker, plan, stage, own or OwnRows(every, every))
     identity = data_identity(run, stage, components, encoder)
     return StageLoader(batches, components, plan, identity, start_step, run.data.workers, run.data.max_bad_share)
 

@@ -1,17 +1,19 @@
 """`qwenvl evaluate CHECKPOINT`: benchmarks on held-out data, and the report of a run."""
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import tyro
 
 from data_pipelines.held_out import asked_of, held_out_examples
 from data_pipelines.sources.opening import open_source
 from data_pipelines.synthetic.world import held_out_screens
-from qwenvl_jax.config import Run, Stage, from_json
+from qwenvl_jax.config import MeshConfig, Run, Stage, from_json
 from qwenvl_jax.conversion.hugging_face import is_hugging_face
 from qwenvl_jax.evaluation.agent import MAX_NEW_TOKENS, evaluate_agent
 from qwenvl_jax.evaluation.benchmarks import evaluate, joined, stage_evaluation
@@ -22,10 +24,12 @@ from qwenvl_jax.inference.loading import load, run_processor
 from qwenvl_jax.inference.model import Model, inference_model
 from qwenvl_jax.inference.processor import Processor
 from qwenvl_jax.models.parameters import Architecture, Parameters
+from qwenvl_jax.parallel.mesh import make_mesh, parameter_shardings
+from qwenvl_jax.parallel.processes import writes
 from qwenvl_jax.processing.agent import STOPS
 from qwenvl_jax.processing.sample import Sample
-from qwenvl_jax.training.checkpoints import locate
-from qwenvl_jax.training.metrics import read_metrics
+from qwenvl_jax.training.checkpoints import load_parameters, locate
+from qwenvl_jax.training.json_lines import read_lines
 
 EARLY_SHARE = 0.4
 """Share of the questions asked after stages before the last: a model that cannot answer yet writes until its limit, which
@@ -75,11 +79,20 @@ def scores_of(name: str, model: Model, processor: Processor, folder: Path, share
 
 
 def evaluate_stage(run: Run, stage: Stage, architecture: Architecture, parameters: Parameters, workdir: Path) -> None:
-    """Evaluates a stage's last parameters once; the result stays in the workdir."""
+    """Evaluates a stage's last parameters once; the result stays in the workdir.
+
+    Of several processes, process 0 does it alone, on its own devices, with the parameters of the stage's last checkpoint.
+    """
     file = workdir / "evaluation" / f"{stage.name}.json"
     folder = held_out_folder(run)
-    if file.is_file() or folder is None:
+    if file.is_file() or folder is None or not writes():
         return
+    if jax.process_count() > 1:
+        # Its own devices share each parameter as far as those of the run did.
+        shards = math.gcd(len(jax.local_devices()), make_mesh(run.mesh).shape["fsdp"])
+        mesh = make_mesh(MeshConfig(fsdp=shards), jax.local_devices())
+        shardings = parameter_shardings(architecture.axes, architecture.shapes, mesh)
+        parameters = load_parameters(workdir, stage.name, stage.steps, shardings)
     model = inference_model(architecture, parameters, run.precision.compute)
     file.parent.mkdir(exist_ok=True)
     written = file.with_suffix(".partial")
@@ -93,7 +106,7 @@ def report(run: Run, workdir: Path) -> Path:
     files = [workdir / "evaluation" / f"{stage.name}.json" for stage in run.stages]
     evaluations = [json.loads(file.read_text()) for file in files if file.is_file()]
     facts = {"name": run.name, "stages": ", ".join(f"{s.name} {s.steps} steps" for s in run.stages)}
-    path: Path = write_report(workdir, read_metrics(workdir / "metrics.jsonl"), evaluations, facts)
+    path: Path = write_report(workdir, read_lines(workdir / "metrics.jsonl"), evaluations, facts)
     if evaluations:
         write_contact_sheet(workdir / "report.png", evaluations[-1]["gallery"])
     return path

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from importlib import import_module
 
@@ -32,16 +33,27 @@ def main() -> None:
     logging.set_verbosity(logging.ERROR)
     module, function, _ = VERBS[arguments[0]]
     verb: Callable[[list[str]], None] = getattr(import_module(module), function)
+    from qwenvl_jax.parallel.processes import RESTART, is_lost, leave, tell_as  # not for the usage above: it brings JAX
+
+    command = f"qwenvl {arguments[0]}"
     try:
         verb(arguments[1:])
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        print(f"qwenvl {arguments[0]}: {error}", file=sys.stderr)
-        sys.exit(2)
+    except Exception as error:
+        if is_lost(error):
+            tell_as(command, f"another process was lost ({error}); the same command goes on from the last checkpoint")
+            leave(RESTART)
+        if isinstance(error, ValueError | OSError):
+            tell_as(command, str(error))
+            leave(2)
+        traceback.print_exc()
+        leave(1)
     except KeyboardInterrupt as stopped:
         goes_on = "; the same command goes on from the last checkpoint" if arguments[0] == "train" else ""
         print(f"\nstopped{goes_on}", file=sys.stderr)
         # As shells tell a signal: 130, or 143 after SIGTERM, which those who restart jobs take for a lost machine.
-        sys.exit(128 + getattr(stopped, "number", signal.SIGINT))
+        if number := getattr(stopped, "number", 0):
+            sys.exit(128 + number)  # all processes have stopped here
+        leave(128 + signal.SIGINT)
 
 
 if __name__ == "__main__":

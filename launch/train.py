@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import tyro
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 
 from configs.recipes import recipe
 from data_pipelines.components import own_mixture
@@ -22,7 +22,8 @@ from data_pipelines.tasks import tasks_of
 from launch.evaluate import evaluate_stage, held_out_folder, report
 from qwenvl_jax.config import ARCHITECTURES, ModelConfig, Qwen2VLConfig, QwenVLConfig, Run, Stage, from_json, to_json
 from qwenvl_jax.models.parameters import Parameters, build, initialize
-from qwenvl_jax.parallel.mesh import make_mesh, parameter_shardings
+from qwenvl_jax.parallel.mesh import make_mesh, own_rows, parameter_shardings
+from qwenvl_jax.parallel.processes import own_log, start_processes, wait_for_all, writes
 from qwenvl_jax.processing.encoders import stage_encoder
 from qwenvl_jax.training.checkpoints import load_parameters, locate
 from qwenvl_jax.training.compilation import on_devices
@@ -37,6 +38,13 @@ class TrainOptions:
     """`tiny`, `tiny-qwen2`, `qwen-vl`, `qwen2-vl-2b`, `qwen2-vl-7b` or `qwen2-vl-72b`."""
     stage: str = "all"
     """One stage by its name, or `all` in order."""
+    coordinator: str | None = None
+    """For several processes, one on each host: HOST:PORT of process 0, or `auto` under SLURM, on GKE, on TPU VMs and under
+    Open MPI, where JAX finds it. Start the same command on every host."""
+    processes: int | None = None
+    """With `--coordinator HOST:PORT`: how many processes there are."""
+    process: int | None = None
+    """With `--coordinator HOST:PORT`: the number of this one, from 0."""
     workdir: Path | None = None
     """Folder of checkpoints, metrics and report; runs/RECIPE, or runs/RECIPE-FILE with `--data`. What lies there goes on."""
     data: Path | None = None
@@ -56,6 +64,13 @@ def train(arguments: list[str]) -> None:
         run = override(with_model_of(source, recipe(options.recipe)), rest)
     run, stages = choose(run, options)
     workdir = options.workdir or Path("runs") / (run.name + (f"-{options.data.stem}" if options.data else ""))
+    start_processes(options.coordinator, options.processes, options.process, run.lost_seconds)
+    with own_log(workdir):
+        train_stages(run, stages, options.start, workdir)
+
+
+def train_stages(run: Run, stages: tuple[Stage, ...], source: Path | None, workdir: Path) -> None:
+    """Trains these stages of a run in turn; `source` as `TrainOptions.start`. Errors are those of `train`."""
     prepare(workdir, run)
     mesh = make_mesh(run.mesh)
     run = on_devices(run, mesh)
@@ -65,14 +80,17 @@ def train(arguments: list[str]) -> None:
         f"attention: {run.precision.attention}"
     )
     parameters = starting_point(
-        run, stages[0], options.start, workdir, parameter_shardings(architecture.axes, architecture.shapes, mesh)
+        run, stages[0], source, workdir, parameter_shardings(architecture.axes, architecture.shapes, mesh)
     )
     for stage in stages:
-        batches = partial(opened, run, stage, workdir)
+        batches = partial(opened, run, stage, workdir, mesh)
         parameters = train_stage(run, stage, architecture, parameters, batches, mesh, workdir)
         if stage.vision_per_row and not stage.patch_classes and held_out_folder(run):
             evaluate_stage(run, stage, architecture, parameters, workdir)
-    print(f"report: {report(run, workdir)}")
+            wait_for_all(f"{stage.name} is evaluated")
+    if writes():
+        print(f"report: {report(run, workdir)}")
+    wait_for_all("the report is written")
 
 
 def override(run: Run, arguments: list[str]) -> Run:
@@ -144,10 +162,13 @@ def prepare(workdir: Path, run: Run) -> None:
         changed = [f.name for f in dataclasses.fields(Run) if getattr(there, f.name) != getattr(run, f.name)]
         if set(changed) & {"model", "stages", "optimizer", "data", "seed"}:
             raise ValueError(f"{workdir} holds a run with other {', '.join(changed)}: choose another --workdir")
-    workdir.mkdir(parents=True, exist_ok=True)
-    written = file.with_suffix(".partial")
-    written.write_text(to_json(run))
-    written.replace(file)  # a kill leaves the old file or the new one
+    wait_for_all("config.json is compared")
+    if writes():
+        workdir.mkdir(parents=True, exist_ok=True)
+        written = file.with_suffix(".partial")
+        written.write_text(to_json(run))
+        written.replace(file)  # a kill leaves the old file or the new one
+    wait_for_all("config.json is written")
 
 
 STARTS: Mapping[type, str] = {
@@ -214,13 +235,12 @@ def before(workdir: Path, stages: list[str]) -> tuple[Path, str, int] | None:
         return None
 
 
-def opened(run: Run, stage: Stage, workdir: Path, start: int, window: tuple[int, int]) -> Batches:
-    """The stage's batches, after saying what they are made of; lists what cannot be read."""
-    loader = open_loader(run, stage, start, WindowStart(*window), jax.process_index(), jax.process_count())
-    if jax.process_index() == 0:
-        check_identity(workdir, stage.name, start, loader.identity)
-    quarantine = Quarantine(workdir, stage.name, start, jax.process_index())
-    if start == 0:
+def opened(run: Run, stage: Stage, workdir: Path, mesh: Mesh, start: int, window: tuple[int, int]) -> Batches:
+    """This process's rows of the stage's batches, after saying what they are made of; lists what cannot be read."""
+    loader = open_loader(run, stage, start, WindowStart(*window), own_rows(stage.rows, mesh))
+    check_identity(workdir, stage.name, start, loader.identity, keep=writes())
+    quarantine = Quarantine(workdir, stage.name, start, jax.process_index(), jax.process_count())
+    if start == 0 and writes():
         quarantine.add_opened(loader.components)
         say_what_is_read(loader, quarantine)
     with closing(loader):

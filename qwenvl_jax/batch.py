@@ -7,7 +7,7 @@ A row holds several samples behind each other. Everything that a sample needs li
 that every gather stays on the device that holds the row. Arrays are NumPy on the host and one pytree on the devices.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,6 +50,23 @@ class Batch(NamedTuple):
     patches: Any = None
     patch_positions: Any = None
     patch_segments: Any = None
+
+
+class OwnRows(NamedTuple):
+    """The rows of a global batch that a process makes, by their numbers in it.
+
+    Attributes:
+      made: rows that its devices hold, in order; several processes hold a row that is split over `tensor` between them.
+      counted: those of them that no other process counts.
+    """
+
+    made: tuple[int, ...]
+    counted: tuple[int, ...]
+
+
+def joined_fingerprint(fingerprints: Iterable[str]) -> str:
+    """The fingerprint of a batch from those of its parts (16 hexadecimal digits each); their order does not matter."""
+    return f"{sum(int(part, 16) for part in fingerprints) % 2**64:016x}"
 
 
 def empty_batch(rows: int, length: int, images: int, resolution: int, pad_id: int) -> Batch:

@@ -321,6 +321,11 @@ class Run:
     """Run, checkpoint or converted folder that the first stage starts from; empty starts from random weights."""
     log_every: int = 10
     """Steps between two lines of metrics."""
+    hang_seconds: float = 600.0
+    """Within which a batch must come from the loader, and a step from the devices; else the run ends, to be started again.
+    The first batch and the compiling may take six times as long, saving and evaluation any time."""
+    lost_seconds: int = 100
+    """Of several processes, one that gives no sign of life for so long counts as lost, and the others end."""
 
 
 def to_json(run: Run) -> str:

@@ -6,12 +6,14 @@ axis that would be used twice in one array, raises one sentence.
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from qwenvl_jax.batch import OwnRows
 from qwenvl_jax.config import MeshConfig
 
 AXES = ("data", "fsdp", "tensor")
@@ -116,6 +118,25 @@ def check_rows(rows: int, accumulation: int, mesh: Mesh) -> None:
             f"rows={rows} do not divide over {shards} data shards (mesh.data x mesh.fsdp) x accumulation={accumulation}; "
             f"rows that work: {', '.join(map(str, fitting))}"
         )
+
+
+def own_rows(rows: int, mesh: Mesh) -> OwnRows:
+    """The rows of a global batch that this process's devices hold, and which of them it counts: those that no process
+    with a lower number holds. All, where there is one process."""
+    held: dict[int, set[int]] = {}
+    for device, (block, *_) in batch_sharding(mesh).devices_indices_map((rows,)).items():
+        held.setdefault(device.process_index, set()).update(range(*block.indices(rows)))
+    mine = held[jax.process_index()]
+    others = [numbers for index, numbers in held.items() if index < jax.process_index()]
+    return OwnRows(tuple(sorted(mine)), tuple(sorted(mine.difference(*others))))
+
+
+def place(array: Any, sharding: NamedSharding) -> jax.Array:
+    """An array that every process has whole, or that lies on the mesh already, on the devices of the sharding."""
+    if sharding.is_fully_addressable or (isinstance(array, jax.Array) and not array.is_fully_addressable):
+        return jax.device_put(array, sharding)
+    whole = np.asarray(array)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
 def parameter_shardings(

@@ -1,25 +1,35 @@
 """Checkpoints: parameters, optimizer state, data position and step are saved together, by Orbax, asynchronously.
 
+Every process writes and reads its own part of the arrays, in a folder that all of them see.
+
 One folder per stage below `<workdir>/checkpoints`, one sub-folder per step. The data position needs no state of its own:
 the loader is a pure function of the step, and the fingerprint of the last batch is kept to prove it.
 """
 
+import contextlib
 import functools
 import itertools
 import json
+import shutil
+import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from qwenvl_jax.config import from_json
 from qwenvl_jax.models.parameters import Parameters
+from qwenvl_jax.parallel.mesh import place
+from qwenvl_jax.parallel.processes import gather, tell, wait_for_all, writes
 from qwenvl_jax.training.step import TrainState
 
 CHUNK_BYTES = 64 << 20
+POSITION = Path("position", "metadata")
+"""The data position's file in a checkpoint."""
 CHECKSUMS = "checksums"
 """The position's field for what `Checkpoints` itself checks."""
 
@@ -31,6 +41,8 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
         self.folder = folder
+        self._saving: int | None = None
+        self._failed: tuple[int, str] | None = None
 
     def latest(self) -> int | None:
         """The newest whole checkpoint's step; half-written ones do not count (Orbax renames when it is done)."""
@@ -38,22 +50,83 @@ class Checkpoints:
         return step
 
     def save(self, step: int, state: TrainState, position: dict[str, Any]) -> None:
-        """Starts saving; the arrays are copied first, training goes on while they are written."""
+        """Starts saving; the arrays are copied first, training goes on while they are written.
+
+        A save that fails, now or in the background, is told on stderr and takes nothing away that was saved before; the
+        next one may succeed. See `finish`.
+        """
+        self.wait()
         arrays = {name: ocp.args.StandardSave(tree, _chunks(tree)) for name, tree in _parts(state).items()}
-        kept = ocp.args.JsonSave({**position, CHECKSUMS: _checksums(state)})
-        self._manager.save(step, args=ocp.args.Composite(**arrays, position=kept), force=True)
+        kept = ocp.args.JsonSave({**position, CHECKSUMS: _checksums(state, position)})
+        try:
+            self._manager.save(step, args=ocp.args.Composite(**arrays, position=kept), force=True)
+            self._saving = step
+        except Exception as error:  # OSErrors come wrapped in all kinds
+            self._tell(step, error)
+
+    def poll(self) -> None:
+        """Tells of a failed save as soon as it has ended; asked once a step."""
+        if self._saving is not None and not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> None:
+        """Blocks until everything is on disk, or has failed to get there."""
+        step, self._saving = self._saving, None
+        if step is not None:
+            try:
+                self._manager.wait_until_finished()
+                self._failed = None
+            except Exception as error:
+                self._tell(step, error)
+
+    def finish(self) -> None:
+        """Waits for the last save.
+
+        Raises:
+          OSError: it could not be written.
+        """
+        self.wait()
+        if self._failed:
+            step, reason = self._failed
+            raise OSError(
+                f"checkpoint {step} in {self.folder} could not be written ({reason}); the newest is "
+                f"{self._last_one()}. Make room there, or bring the disk back, and start the same command again"
+            )
+
+    def _tell(self, step: int, error: Exception) -> None:
+        self._failed = step, _in_short(error)
+        for partial in self.folder.glob(f"{step}.orbax-checkpoint-tmp*") if writes() else ():
+            shutil.rmtree(partial, ignore_errors=True)  # its room is needed
+        with contextlib.suppress(OSError):  # the folder itself may be out of reach
+            self._manager.reload()
+        tell(
+            f"checkpoint {step} in {self.folder} could not be written ({_in_short(error)}); training goes on and saves the "
+            f"next one as usual; the newest is {self._last_one()}"
+        )
+
+    def _last_one(self) -> str:
+        return "none" if self.latest() is None else f"step {self.latest()}"
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The state of a step, with the shardings and types of `like` (arrays or shapes), and its data position.
 
         Raises:
-          ValueError: the numbers are not those that were saved. Other errors are Orbax's.
+          ValueError: one of the processes cannot read its part, or the numbers are not those that were saved.
         """
-        arrays = {name: ocp.args.StandardRestore(tree) for name, tree in _parts(like).items()}
-        found = self._manager.restore(step, args=ocp.args.Composite(**arrays, position=ocp.args.JsonRestore()))
-        placed = jax.device_put(jax.numpy.int32(step), like.step.sharding)
-        state, position = like._replace(step=placed, **{name: found[name] for name in arrays}), found["position"]
-        if _checksums(state) != position.pop(CHECKSUMS):
+        folder = (self.folder / str(step)).resolve()
+        arrays, position, problem = {}, {}, None
+        try:
+            with _reader() as reader:
+                arrays = {name: reader.restore(folder / name, tree) for name, tree in _parts(like).items()}
+            position = json.loads((folder / POSITION).read_text())
+        except Exception as error:  # Orbax raises bare Exceptions too, for chunks that cannot be unpacked
+            problem = error
+        # Agreed on before anything is computed on the mesh, where one process would wait for the other for ever.
+        if reason := next(filter(None, gather(problem and _in_short(problem))), None):
+            raise ValueError(reason) from problem
+        state = like._replace(step=place(np.int32(step), like.step.sharding), **arrays)
+        saved = position.pop(CHECKSUMS, None)
+        if _checksums(state, position) != saved:
             raise ValueError("its numbers are not those that were saved")
         return state, position
 
@@ -67,28 +140,26 @@ class Checkpoints:
           ValueError: there are checkpoints, and none can be read.
         """
         reasons: dict[int, Exception] = {}
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        listed = gather(sorted(self._manager.all_steps(), reverse=True))[0]  # a shared folder may be seen differently
+        for step in listed:
             try:
                 state, position = self.restore(step, like)
-            except Exception as error:  # Orbax raises bare Exceptions too, for chunks that cannot be unpacked
+            except ValueError as error:
                 reasons[step] = error
                 continue
-            for broken, reason in reasons.items():
+            for broken, reason in reasons.items() if writes() else ():
                 aside = _set_aside(self.folder / str(broken))
-                print(f"checkpoint {self.folder / str(broken)} is damaged ({_in_short(reason)}); it is now {aside}")
+                print(f"checkpoint {self.folder / str(broken)} is damaged ({reason}); it is now {aside}")
+            wait_for_all(f"damaged checkpoints of {self.folder} are set aside")
             self._manager.reload()
             return step, state, position
         if reasons:
             newest, reason = next(iter(reasons.items()))
             raise ValueError(
-                f"none of {len(reasons)} checkpoints in {self.folder} can be read; {newest}: {_in_short(reason)}. Put a "
+                f"none of {len(reasons)} checkpoints in {self.folder} can be read; {newest}: {reason}. Put a "
                 "sound copy there, or take the folder away to begin the stage anew"
             ) from reason
         return None
-
-    def wait(self) -> None:
-        """Blocks until everything is on disk; errors of the writer are raised here."""
-        self._manager.wait_until_finished()
 
     def close(self) -> None:
         self.wait()
@@ -108,11 +179,12 @@ def _in_short(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:200]}"
 
 
-def _checksums(state: TrainState) -> dict[str, int]:
-    """A number for each part of a state: Orbax's chunks have no checksum of their own, and one turned bit in them is read
-    as another number without a word. Computed where the arrays lie, at the price of reading them once.
+def _checksums(state: TrainState, position: Mapping[str, Any]) -> dict[str, int]:
+    """A number for each part of a state, and for its position: Orbax's chunks have no checksum of their own, and one turned
+    bit in them is read as another number without a word. Computed where the arrays lie, at the price of reading them once.
     """
-    return {name: int(value) for name, value in jax.device_get(_sums(_parts(state))).items()}
+    arrays = {name: int(value) for name, value in jax.device_get(_sums(_parts(state))).items()}
+    return {**arrays, "position": zlib.crc32(json.dumps(position, sort_keys=True).encode())}
 
 
 @jax.jit
@@ -147,6 +219,13 @@ def _chunks(tree: Any) -> Any:
         return ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES, shard_axes=(0,) if leaf.ndim > 2 else ())
 
     return jax.tree.map(chunk, tree)
+
+
+def _reader() -> ocp.StandardCheckpointer:
+    """Reads this process's part without waiting for others, so that what is wrong with one part stops nobody else."""
+    index = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)
 
 
 def newest(workdir: Path, stages: tuple[str, ...]) -> tuple[str, int]:
@@ -197,7 +276,7 @@ def load_parameters(
     folder = (workdir / "checkpoints" / stage / str(step)).resolve()
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     parameters: Parameters = {}
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _reader() as checkpointer:
         for part in filter(Path.is_dir, (folder / "trained", folder / "frozen")):
             shapes = checkpointer.metadata(part).item_metadata
             like = {
@@ -210,7 +289,7 @@ def load_parameters(
 
 def read_position(workdir: Path, stage: str, step: int) -> dict[str, Any]:
     """The data position saved with a checkpoint."""
-    file = workdir / "checkpoints" / stage / str(step) / "position" / "metadata"
+    file = workdir / "checkpoints" / stage / str(step) / POSITION
     position: dict[str, Any] = json.loads(file.read_text())
     del position[CHECKSUMS]
     return position

@@ -117,7 +117,7 @@ def trace_step(
     step = make_step(architecture, run.precision, stage, optimizer, run.optimizer.skip_above)
     shardings = jax.tree.map(lambda x: x.sharding, state)
     with jax.set_mesh(mesh):  # what the models' named activation axes are laid on
-        return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)).trace(state, batch)
+        return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh))).trace(state, batch)
 
 
 def compile_step(traced: jax.stages.Traced, mesh: Mesh) -> jax.stages.Compiled:

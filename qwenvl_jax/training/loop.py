@@ -4,49 +4,42 @@ The order within a step is a contract: next batch, step, record, checkpoint. A c
 parameters that have seen exactly the batches 0..n-1, and the loader of a resumed run starts at batch n.
 """
 
+import itertools
+import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from qwenvl_jax.batch import Batch
+from qwenvl_jax.batch import Batch, joined_fingerprint
 from qwenvl_jax.config import Run, Stage
 from qwenvl_jax.models.parameters import Architecture, Parameters
-from qwenvl_jax.parallel.mesh import batch_sharding
+from qwenvl_jax.parallel.mesh import batch_sharding, own_rows, place
+from qwenvl_jax.parallel.processes import gather, wait_for_all, writes
 from qwenvl_jax.training.checkpoints import Checkpoints
 from qwenvl_jax.training.compilation import abstract_batch, abstract_state, check_batch, compile_step, trace_step
 from qwenvl_jax.training.flops import peak_flops, step_flops
-from qwenvl_jax.training.metrics import Meter, Recorder, patch_figures
+from qwenvl_jax.training.metrics import Counts, Meter, NoRecorder, Recorder
 from qwenvl_jax.training.optimizer import ParameterTable, learning_rate, make_optimizer
-from qwenvl_jax.training.skipped import SkippedUpdates
+from qwenvl_jax.training.skipped import Records, SkippedUpdates
 from qwenvl_jax.training.step import TrainState
+from qwenvl_jax.training.watchdog import FIRST, Watchdog
 
 
-class BatchInfo(Protocol):
-    """What the loader tells about a batch beside its arrays."""
+class BatchInfo(Counts, Records, Protocol):
+    """What the loader tells about the rows of a batch that this process counts."""
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the samples in the batch."""
-
-    @property
-    def replaced(self) -> int:
-        """Samples that could not be read and were replaced."""
-
-    @property
-    def dropped(self) -> int:
-        """Samples that could not be read and for which nothing fitted."""
-
-    @property
-    def records(self) -> Sequence[tuple[int, int]]:
-        """Component and record of every sample."""
+        """Identifies the samples in them; see `joined_fingerprint`."""
 
     @property
     def window(self) -> tuple[int, int]:
@@ -66,19 +59,17 @@ def initial_state(
     """
     shapes, table = abstract_state(run, stage, architecture, mesh)
     trained, frozen = (
-        {path: jax.device_put(parameters[path].astype(leaf.dtype), leaf.sharding) for path, leaf in part.items()}
+        {path: place(parameters[path].astype(leaf.dtype), leaf.sharding) for path, leaf in part.items()}
         for part in (shapes.trained, shapes.frozen)
     )
     optimizer = make_optimizer(run.optimizer, learning_rate(stage.schedule, stage.steps), table, architecture.shapes)
-    moments = jax.tree.map(
-        lambda leaf, like: jax.device_put(leaf, like.sharding), optimizer.init(trained), shapes.optimizer
-    )
-    step = jax.device_put(jnp.int32(0), shapes.step.sharding)
+    moments = jax.jit(optimizer.init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, shapes.optimizer))(trained)
+    step = place(np.int32(0), shapes.step.sharding)
     return TrainState(step, trained, frozen, moments), table
 
 
 def put_batch(batch: Batch, mesh: Mesh) -> Batch:
-    """This process's rows of the global batch, on its devices."""
+    """The rows that this process has made of the global batch, on its devices."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
@@ -107,6 +98,7 @@ def train_stage(
       ValueError: no checkpoint of the stage can be read. The parameter table, the mesh or the rows do not fit; see
         `initial_state` and `check_rows`. A batch has other shapes than the step was compiled for; see `check_batch`. Too
         many updates in a row were skipped.
+      OSError: the last checkpoint could not be written.
     """
     with closing(Checkpoints(workdir / "checkpoints" / stage.name, run.checkpoint.keep)) as checkpoints:
         shapes, table = abstract_state(run, stage, architecture, mesh)
@@ -117,40 +109,58 @@ def train_stage(
             state, _ = initial_state(run, stage, architecture, parameters, mesh)
         if start < stage.steps:
             accounting, expected = Accounting(run, stage, table), abstract_batch(run, stage, mesh)
-            with closing(Recorder(workdir, stage.name, start, stage.steps)) as recorder:
-                compiled, meter, stop = None, Meter(position["unlogged"]), StopRequest()
+            with closing(Recorder(workdir, stage.name, start, stage.steps) if writes() else NoRecorder()) as recorder:
+                compiled, stop, watchdog = None, StopRequest(), Watchdog(workdir, run.hang_seconds)
+                meter = Meter(counted_rows(stage.rows, mesh), position["unlogged"])
                 skipped = skipped_updates(run, stage, workdir, start, position)
-                with closing(open_batches(start, position["window"])) as batches, stop:
+                with closing(open_batches(start, position["window"])) as batches, closing(skipped), stop, watchdog:
                     for step in range(start + 1, stage.steps + 1):
                         began = time.perf_counter()
-                        host, info = next(batches)
+                        with watchdog.waits_for(f"batch {step} from the loader", 1 if compiled else FIRST):
+                            host, info = next(batches)
                         wait = time.perf_counter() - began
                         batch = put_batch(host, mesh)
                         check_batch(batch, expected)
                         if compiled is None:
-                            traced = trace_step(run, stage, architecture, table, state, batch, mesh)
-                            compiled, wait = compile_step(traced, mesh), 0.0
+                            with watchdog.waits_for("the compiled step, in all processes", FIRST):
+                                traced = trace_step(run, stage, architecture, table, state, batch, mesh)
+                                compiled, wait, before = compile_step(traced, mesh), 0.0, None
+                                wait_for_all(f"stage {stage.name} is compiled")
                             meter.restart_clock()
-                        state, metrics = compiled(state, batch)
-                        bad = {"replaced": info.replaced, "dropped": info.dropped}
-                        meter.add(wait, host.segment_ids, {**metrics, **bad, **patch_figures(host)})
+                        with watchdog.waits_for(f"the devices to take step {step}"):
+                            state, metrics = compiled(state, batch)
+                            jax.block_until_ready(before)  # the devices have the next step by now, and never wait
+                            before = metrics
+                        meter.add(wait, host, info, metrics)
                         skipped.add(step, metrics, info)
-                        stopped = stop.requested  # read once: a signal after the saving must not end the loop
-                        if step == stage.steps or step % run.log_every == 0:
-                            recorder.write(step, accounting.complete(step, meter.figures(accounting.tasks)), info)
-                            skipped.settle()
+                        stopped = stop.reached()  # read once: a signal after the saving must not end the loop
+                        logs = step == stage.steps or step % run.log_every == 0
+                        saves = stopped or step == stage.steps or step % run.checkpoint.every == 0
+                        if logs or saves:
+                            with watchdog.waits_for(f"step {step} on the devices"):
+                                fingerprint = joined_fingerprint(gather(info.fingerprint))
+                                figures, unlogged = meter.figures(accounting.tasks), meter.unlogged()
+                                skipped.settle()
+                        if logs:
+                            recorder.write(step, accounting.complete(step, figures), fingerprint)
                             meter.reset()
-                        if stopped or step == stage.steps or step % run.checkpoint.every == 0:
-                            skipped.settle()
-                            position = {"stage": stage.name, "fingerprint": info.fingerprint, "window": info.window}
-                            position |= {"unlogged": meter.unlogged(), "skipped_in_a_row": skipped.in_a_row}
-                            checkpoints.save(step, state, position)
+                        if saves:
+                            position = {"stage": stage.name, "fingerprint": fingerprint, "window": info.window}
+                            position |= {"unlogged": [] if logs else unlogged, "skipped_in_a_row": skipped.in_a_row}
+                            with watchdog.waits_for(f"the disk to take checkpoint {step}", FIRST):
+                                checkpoints.save(step, state, position)
+                        checkpoints.poll()
                         if stopped:
-                            break
-                if stop.requested:
-                    checkpoints.wait()
-                    raise Stopped(stop.number)
+                            checkpoints.wait()
+                            raise Stopped(stop.number)
+                    checkpoints.finish()
     return {**state.trained, **state.frozen}
+
+
+def counted_rows(rows: int, mesh: Mesh) -> list[int]:
+    """Which rows of its host batch this process counts."""
+    own = own_rows(rows, mesh)
+    return [own.made.index(row) for row in own.counted]
 
 
 def skipped_updates(run: Run, stage: Stage, workdir: Path, start: int, position: Mapping[str, Any]) -> SkippedUpdates:
@@ -171,7 +181,7 @@ class Accounting:
 
     def complete(self, step: int, figures: dict[str, float]) -> dict[str, float]:
         """The figures of a line of metrics, with FLOPs by part, speed and MFU."""
-        flops = self._flops(figures["vision_scores"] * jax.process_count() if "vision_scores" in figures else None)
+        flops = self._flops(figures.get("vision_scores"))
         speed = sum(flops.values()) / figures["step_seconds"]
         return {
             **figures,
@@ -197,23 +207,39 @@ class Stopped(KeyboardInterrupt):
 class StopRequest:
     """Within this context, the first SIGINT or SIGTERM asks the loop to save and end; a second SIGINT ends at once.
 
+    Of several processes it is enough that one is asked: SIGTERM is left to JAX, whose coordinator tells all of them, and
+    Ctrl-C is passed on as SIGTERM.
+
     Attributes:
-      requested: whether one came.
-      number: which; SIGTERM is what comes before a machine is taken away.
+      number: the signal that came; SIGTERM is what comes before a machine is taken away.
     """
 
+    _calls = itertools.count(1)
+    """JAX agrees on a call of `reached` as the last one, by its number; all processes make the same calls."""
+
     def __init__(self) -> None:
-        self.requested, self.number = False, 0
+        self.number = 0
+        self._several = jax.process_count() > 1
         self._previous: dict[int, Any] = {}
 
+    def reached(self) -> bool:
+        """Whether to stop after this step; all processes ask once a step and get the same answer."""
+        if self._several and multihost_utils.reached_preemption_sync_point(next(self._calls)):
+            self.number = signal.SIGTERM
+            return True
+        return self.number != 0 and not self._several
+
     def _ask(self, number: int, _: Any) -> None:
-        if self.requested and number == signal.SIGINT:
+        if self.number and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.requested, self.number = True, number
+        self.number = number
+        if self._several:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
-            self._previous = {n: signal.signal(n, self._ask) for n in (signal.SIGINT, signal.SIGTERM)}
+            handled = (signal.SIGINT,) if self._several else (signal.SIGINT, signal.SIGTERM)
+            self._previous = {n: signal.signal(n, self._ask) for n in handled}
         return self
 
     def __exit__(self, *_: object) -> None:

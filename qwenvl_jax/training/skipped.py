@@ -1,6 +1,6 @@
 """Updates that were skipped, as a step finds its loss or gradient bad: listed, counted, and the end of a hopeless run."""
 
-import json
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from qwenvl_jax.training.metrics import keep_lines
+from qwenvl_jax.parallel.processes import gather, writes
+from qwenvl_jax.training.json_lines import JsonLines, keep_lines
 
 FILE = "skipped.jsonl"
 UNSUPERVISED = "no supervised token"
@@ -32,20 +33,23 @@ class SkippedUpdates:
     def __init__(self, workdir: Path, stage: str, sources: Sequence[str], start: int, most: int, in_a_row: int) -> None:
         """`sources` of the stage's components; `most` skipped in a row are borne; `in_a_row` were before `start`."""
         self.in_a_row = in_a_row
-        self._file, self._stage, self._sources, self._most = workdir / FILE, stage, tuple(sources), most
+        self._lines, self._stage, self._sources, self._most = JsonLines(workdir / FILE), stage, tuple(sources), most
         self._open: list[tuple[int, Mapping[str, Any], Records]] = []
-        keep_lines(self._file, lambda line: line["stage"] != stage or line["step"] <= start)
+        if writes():
+            keep_lines(self._lines.path, lambda line: line["stage"] != stage or line["step"] <= start)
 
     def add(self, step: int, metrics: Mapping[str, Any], info: Records) -> None:
         """One step's metrics, still on the device, and its batch."""
         self._open.append((step, metrics, info))
 
     def settle(self) -> None:
-        """Lists what was skipped since the last call; waits for the device.
+        """Lists what was skipped since the last call, with the samples of all processes; waits for the device. All
+        processes call it alike, and process 0 writes.
 
         Raises:
           ValueError: more updates in a row were skipped than is borne.
         """
+        self._lines.flush()
         waiting, self._open = self._open, []
         for step, metrics, info in waiting:
             if not metrics["skipped"]:
@@ -53,18 +57,23 @@ class SkippedUpdates:
                 continue
             loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
             reason = _reason(loss, norm, float(np.sum(metrics["task_tokens"])))
-            samples = [(self._sources[component], record) for component, record in info.records]
+            records = itertools.chain.from_iterable(gather(info.records))
+            samples = [(self._sources[component], record) for component, record in records]
             line = {"stage": self._stage, "step": step, "reason": reason, "loss": repr(loss), "grad_norm": repr(norm)}
-            with self._file.open("a") as file:
-                file.write(json.dumps({**line, "samples": samples}) + "\n")
+            if writes():
+                self._lines.append({**line, "samples": samples})
             if reason != UNSUPERVISED:
                 self.in_a_row += 1
             if self.in_a_row > self._most:
                 raise ValueError(
-                    f"stage {self._stage}: {self.in_a_row} updates in a row were skipped up to step {step} ({reason}; the "
-                    f"batches are listed in {self._file}): look at these samples, lower the learning rate, or start from an "
-                    "earlier checkpoint; --optimizer.most-skipped sets how many are borne"
+                    f"stage {self._stage}: {self.in_a_row} updates in a row were skipped up to step {step} ({reason}; "
+                    f"the batches are listed in {self._lines.path}): look at these samples, lower the learning rate, or "
+                    "start from an earlier checkpoint; --optimizer.most-skipped sets how many are borne"
                 )
+
+    def close(self) -> None:
+        """Says what could not be listed."""
+        self._lines.close()
 
 
 def _reason(loss: float, norm: float, tokens: float) -> str:

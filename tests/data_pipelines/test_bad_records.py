@@ -150,6 +150,23 @@ def test_quarantine_of_a_resumed_run_reads_like_that_of_one_never_stopped(tmp_pa
     assert Quarantine(tmp_path, "sft", 0, process=3).path.name == "quarantine-3.jsonl"
 
 
+def test_lists_of_processes_that_are_no_more_are_taken_care_of(tmp_path):
+    """Four processes, then two: what the last two had listed of steps that come again goes, the rest stays."""
+    four = [Quarantine(tmp_path, "sft", 0, process, 4) for process in range(4)]
+    for quarantine in four:
+        for step in (2, 5):
+            quarantine.add(step, [Problem("a.tar", step, "damaged")])
+    for process in range(2):
+        Quarantine(tmp_path, "sft", 4, process, 2)
+    assert [[line["step"] for line in read_quarantine(quarantine.path)] for quarantine in four] == [[2]] * 4
+
+
+def test_a_list_that_cannot_be_written_is_told(tmp_path, capsys):
+    """Training goes on; the records stand on stderr."""
+    Quarantine(tmp_path / "gone", "sft", 0).add(3, [Problem("a.tar", 5, "damaged")])
+    assert '"source": "a.tar", "index": 5' in capsys.readouterr().err
+
+
 def encoded(image: Image.Image, kind: str, **options) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **options)

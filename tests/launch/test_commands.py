@@ -14,7 +14,7 @@ from PIL import Image
 from data_pipelines.synthetic.world import make_world
 from launch.chat import chat
 from launch.train import train
-from qwenvl_jax.training.metrics import read_metrics
+from qwenvl_jax.training.json_lines import read_lines
 
 STEPS = (
     "--vision.steps",
@@ -56,7 +56,7 @@ def test_all_stages_leave_a_report(home):
     scores = json.loads((folder / "report.json").read_text())["scores"]
     assert {"vqa_accuracy", "caption_exact", "refer_iou50", "ocr_exact", "chat_accuracy"} <= set(scores)
     assert "<html" in (folder / "report.html").read_text()
-    lines = read_metrics(folder / "metrics.jsonl")
+    lines = read_lines(folder / "metrics.jsonl")
     assert [(line["stage"], line["step"]) for line in lines] == [(s, n) for s in STAGES for n in (1, 2, 3)]
     assert all(line["loss"] > 0 and line["flops_per_second"] > 0 for line in lines)
 
@@ -85,7 +85,7 @@ def test_own_conversations_with_bad_entries(at_home, capsys):
     assert "robot" in shown
     assert "8 of 10 records" in shown
     assert "starting from" in shown
-    assert [line["step"] for line in read_metrics(at_home / "runs/tiny-own/metrics.jsonl")] == [1, 2, 3]
+    assert [line["step"] for line in read_lines(at_home / "runs/tiny-own/metrics.jsonl")] == [1, 2, 3]
 
 
 def test_chat_answers_about_a_picture(at_home, capsys):
@@ -136,13 +136,13 @@ def test_interrupted_and_continued_is_the_same_run(at_home):
     metrics = at_home / "runs/stopped/metrics.jsonl"
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while len(read_metrics(metrics)) < 2 and time.monotonic() < deadline:
+    while len(read_lines(metrics)) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, complaint = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "goes on from the last checkpoint" in complaint
-    stopped_at = read_metrics(metrics)[-1]["step"]
+    stopped_at = read_lines(metrics)[-1]["step"]
     assert 2 <= stopped_at < 400
     more = stopped_at + 3
     steps = [*STEPS, "--language.steps", "400", "--stage", "language"]
@@ -159,7 +159,7 @@ def read_losses(arguments: list[str], workdir: Path, until: int) -> dict[int, tu
     lines: list[dict] = []
     while (not lines or lines[-1]["step"] < until) and time.monotonic() < deadline:
         time.sleep(0.2)
-        lines = read_metrics(workdir / "metrics.jsonl")
+        lines = read_lines(workdir / "metrics.jsonl")
     process.send_signal(signal.SIGTERM)  # as a machine that is taken away gives notice
     assert process.wait(timeout=60) == 143
     return {line["step"]: (line["loss"], line["fingerprint"]) for line in lines if line["step"] <= until}

@@ -25,7 +25,7 @@ from qwenvl_jax.models.weights import from_original as from_tensors
 from qwenvl_jax.parallel.mesh import make_mesh, parameter_shardings
 from qwenvl_jax.processing.tokenizer import WORLD_FILE, load_tokenizer
 from qwenvl_jax.training.checkpoints import load_parameters
-from qwenvl_jax.training.metrics import read_metrics
+from qwenvl_jax.training.json_lines import read_lines
 
 FIELDS = {
     "vocab_size": 896,
@@ -104,7 +104,7 @@ def tensors_of(folder: Path) -> dict[str, np.ndarray]:
 
 def test_ten_steps_of_stage_3(home: Path) -> None:
     """The recipe takes model and tokenizer from the converted folder, trains, and the loss falls."""
-    losses = [line["loss"] for line in read_metrics(home / "runs/own/metrics.jsonl")]
+    losses = [line["loss"] for line in read_lines(home / "runs/own/metrics.jsonl")]
     assert len(losses) == 10
     assert losses[-1] < losses[0]
     run = from_json((home / "runs/own/config.json").read_text())

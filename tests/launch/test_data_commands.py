@@ -14,7 +14,7 @@ from PIL import Image
 from data_pipelines.sources.opening import open_source
 from launch.data import WORLDS, data
 from launch.train import train
-from qwenvl_jax.training.metrics import read_metrics
+from qwenvl_jax.training.json_lines import read_lines
 
 
 def jpeg(colour: str) -> bytes:
@@ -55,7 +55,7 @@ def test_clean_inspect_train(home, monkeypatch, capsys):
     assert "11 samples" in capsys.readouterr().out
     assert "a picture with the number" in (home / "page.html").read_text()
     train(["tiny", "--stage", "pretrain", "--data", "data/clean", "--pretrain.steps", "2", "--log-every", "1"])
-    lines = read_metrics(home / "runs/tiny-clean/metrics.jsonl")
+    lines = read_lines(home / "runs/tiny-clean/metrics.jsonl")
     assert [(line["step"], line["replaced"], line["dropped"]) for line in lines] == [(1, 0, 0), (2, 0, 0)]
     assert all("loss/caption" in line for line in lines)
 

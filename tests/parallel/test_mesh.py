@@ -1,6 +1,7 @@
 """Promises of `qwenvl_jax.parallel.mesh` on eight forced host devices."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 from jax.sharding import PartitionSpec
@@ -9,11 +10,13 @@ from configs.qwen2_vl import MODEL_2B, MODEL_7B, MODEL_72B
 from configs.qwen_vl import MODEL
 from qwenvl_jax.config import MeshConfig, PrecisionConfig
 from qwenvl_jax.models.parameters import build
+from qwenvl_jax.parallel import mesh as mesh_module
 from qwenvl_jax.parallel.mesh import (
     AXES,
     batch_sharding,
     check_rows,
     make_mesh,
+    own_rows,
     parameter_shardings,
     parameter_spec,
 )
@@ -86,3 +89,35 @@ def test_full_models_fit_a_mesh(model) -> None:
     shardings = parameter_shardings(architecture.axes, architecture.shapes, make_mesh(MeshConfig(2, 2, 2)))
     held = sum(math.prod(shardings[p].shard_shape(s.shape)) for p, s in architecture.shapes.items())
     assert architecture.size / 4 < held < 1.01 * architecture.size / 4
+
+
+class Device:
+    """A device of a process, as far as `own_rows` looks at it."""
+
+    def __init__(self, process_index: int) -> None:
+        self.process_index = process_index
+
+
+@pytest.mark.parametrize(
+    "owners, blocks, made, counted",
+    [
+        ((0, 0, 1, 1), 4, [(0, 1, 2, 3), (4, 5, 6, 7)], [(0, 1, 2, 3), (4, 5, 6, 7)]),
+        ((0, 1, 1, 0), 4, [(0, 1, 6, 7), (2, 3, 4, 5)], [(0, 1, 6, 7), (2, 3, 4, 5)]),
+        ((0, 1, 2, 3), 2, [(0, 1, 2, 3)] * 2 + [(4, 5, 6, 7)] * 2, [(0, 1, 2, 3), (), (4, 5, 6, 7), ()]),
+    ],
+)
+def test_every_row_is_made_where_it_lies_and_counted_once(monkeypatch, owners, blocks, made, counted) -> None:
+    """Whatever the order of the devices in the mesh, and where several processes hold one row."""
+    size, copies = 8 // blocks, len(owners) // blocks
+    indices = {Device(owner): (slice(d // copies * size, d // copies * size + size),) for d, owner in enumerate(owners)}
+    monkeypatch.setattr(
+        mesh_module, "batch_sharding", lambda mesh: SimpleNamespace(devices_indices_map=lambda _: indices)
+    )
+    for process in range(len(made)):
+        monkeypatch.setattr(mesh_module.jax, "process_index", lambda process=process: process)
+        assert own_rows(8, None) == (made[process], counted[process])
+
+
+def test_one_process_makes_all_rows() -> None:
+    """On any mesh."""
+    assert own_rows(8, make_mesh(MeshConfig(2, 2, 2))) == (tuple(range(8)),) * 2

@@ -67,6 +67,10 @@ def test_newest_looks_at_the_last_stage_first(tmp_path, state_on) -> None:
 
 def damage(folder, kind: str) -> None:
     """The data position, or the largest file of the parameters, cut in the middle or with one bit turned over."""
+    if kind == "other position":
+        file = folder / "position" / "metadata"
+        file.write_text(file.read_text().replace("multitask", "multitesk"))
+        return
     parameters = max((folder / "trained").glob("**/d/*"), key=lambda p: p.stat().st_size)
     file = folder / "position" / "metadata" if kind == "position" else parameters
     content = bytearray(file.read_bytes())
@@ -74,7 +78,7 @@ def damage(folder, kind: str) -> None:
     file.write_bytes(content if kind == "flip" else content[: len(content) // 2])
 
 
-@pytest.mark.parametrize("kind", ["cut", "flip", "position"])
+@pytest.mark.parametrize("kind", ["cut", "flip", "position", "other position"])
 def test_a_damaged_checkpoint_is_set_aside(tmp_path, state_on, capsys, kind: str) -> None:
     """The one before is taken, the damaged one keeps its content under another name that is said."""
     state = state_on((1, 1, 1))

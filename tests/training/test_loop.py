@@ -13,7 +13,7 @@ from qwenvl_jax.config import CheckpointConfig, MeshConfig, OptimizerConfig
 from qwenvl_jax.parallel.mesh import make_mesh
 from qwenvl_jax.training import loop
 from qwenvl_jax.training.checkpoints import load_parameters, read_position
-from qwenvl_jax.training.metrics import read_metrics
+from qwenvl_jax.training.json_lines import read_lines
 
 STEPS = 9
 # Lines every 2 steps and checkpoints every 3: a checkpoint falls between two lines.
@@ -28,7 +28,7 @@ class Stop(Exception):
 
 def info(step: int) -> SimpleNamespace:
     return SimpleNamespace(
-        fingerprint=f"batch {step}",
+        fingerprint=f"{step:016x}",
         replaced=step,
         dropped=step % 2,
         records=((0, 10 * step), (1, 10 * step + 1)),
@@ -83,7 +83,7 @@ def never_stopped(train, tmp_path_factory):
 
 def lines(workdir) -> list[dict]:
     """The metrics without what a clock measures."""
-    found = read_metrics(workdir / "metrics.jsonl")
+    found = read_lines(workdir / "metrics.jsonl")
     return [{name: value for name, value in line.items() if name not in TIMES} for line in found]
 
 
@@ -97,9 +97,9 @@ def test_a_stage_records_every_second_step_and_the_last(never_stopped, family_ar
     """Losses per task, FLOPs by part, bad samples and the batch's fingerprint stand in metrics.jsonl; TensorBoard files
     beside it."""
     workdir, _ = never_stopped
-    found = read_metrics(workdir / "metrics.jsonl")
+    found = read_lines(workdir / "metrics.jsonl")
     assert [line["step"] for line in found] == [2, 4, 6, 8, 9]
-    assert found[-1]["fingerprint"] == "batch 8"
+    assert found[-1]["fingerprint"] == f"{8:016x}"
     assert [(line["replaced"], line["dropped"]) for line in found] == [(1, 1), (5, 1), (9, 1), (13, 1), (8, 0)]
     assert {"loss", "loss/caption", "loss/vqa", "grad_norm", "learning_rate", "padding", "data_wait", "mfu"} <= set(
         found[0]
@@ -119,7 +119,7 @@ def test_the_newest_checkpoints_stay(never_stopped, family_architecture) -> None
     assert all(np.array_equal(loaded[p], parameters[p]) for p in parameters)
     assert read_position(workdir, "sft", 9) == {
         "stage": "sft",
-        "fingerprint": "batch 8",
+        "fingerprint": f"{8:016x}",
         "window": [4, 8],
         "unlogged": [],
         "skipped_in_a_row": 0,
@@ -164,7 +164,7 @@ def test_a_signal_saves_and_stops(train, batches, never_stopped, tmp_path, numbe
         train(tmp_path, lambda *start: batches(*start, 4, lambda: os.kill(os.getpid(), number)))
     assert stopped.value.number == number
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-    assert read_position(tmp_path, "sft", 5)["fingerprint"] == "batch 4"
+    assert read_position(tmp_path, "sft", 5)["fingerprint"] == f"{4:016x}"
     starts = []
     parameters = train(tmp_path, lambda *start: starts.append(start) or batches(*start))
     assert starts == [(5, [2, 4])]
@@ -193,10 +193,10 @@ def test_a_bad_batch_is_skipped_and_listed(train, bad_batches, tmp_path) -> None
     assert all(np.isfinite(array).all() for array in whole.values())
     same_end(tmp_path / "killed", parameters, (tmp_path / "whole", whole))
     for folder in (tmp_path / "whole", tmp_path / "killed"):
-        listed = read_metrics(folder / "skipped.jsonl")
+        listed = read_lines(folder / "skipped.jsonl")
         assert [(line["step"], line["reason"]) for line in listed] == [(n, "the loss is not finite") for n in (4, 5)]
         assert listed[0]["samples"] == [["pictures", 30], ["pictures", 31]]
-        found = read_metrics(folder / "metrics.jsonl")
+        found = read_lines(folder / "metrics.jsonl")
         assert [line["skipped"] for line in found] == [0, 1, 1, 0, 0]
         assert all(np.isfinite(line["loss"]) for line in found)
 

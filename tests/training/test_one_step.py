@@ -13,7 +13,7 @@ from qwenvl_jax.config import CheckpointConfig, MeshConfig
 from qwenvl_jax.models.parameters import build
 from qwenvl_jax.parallel.mesh import make_mesh
 from qwenvl_jax.training import loop
-from qwenvl_jax.training.metrics import read_metrics
+from qwenvl_jax.training.json_lines import read_lines
 
 STEPS = 60
 """`python -m launch.benchmarks.one_step` does a thousand, with the rows of a recipe."""
@@ -31,13 +31,13 @@ def train(tmp_path, monkeypatch):
 
     def train(stream):
         loop.train_stage(run, stage, architecture, random_parameters(architecture), stream, mesh, tmp_path)
-        return read_metrics(tmp_path / "metrics.jsonl")
+        return read_lines(tmp_path / "metrics.jsonl")
 
     return train
 
 
 def info():
-    return SimpleNamespace(fingerprint="", replaced=0, dropped=0, window=(0, 0))
+    return SimpleNamespace(fingerprint="0", replaced=0, dropped=0, records=(), window=(0, 0))
 
 
 def test_rows_of_all_kinds_run_through_one_compiled_step(train, monkeypatch) -> None:
