@@ -1,7 +1,7 @@
 """`qwenvl train RECIPE`: trains a recipe's stages, and evaluates after each where held-out data lies beside the data."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -79,12 +79,12 @@ def train_stages(run: Run, stages: tuple[Stage, ...], source: Path | None, workd
         f"{run.name}: {architecture.size:,} parameters on {jax.device_count()} x {jax.devices()[0].device_kind}, "
         f"attention: {run.precision.attention}"
     )
-    parameters = starting_point(
-        run, stages[0], source, workdir, parameter_shardings(architecture.axes, architecture.shapes, mesh)
-    )
+    shardings = parameter_shardings(architecture.axes, architecture.shapes, mesh)
+    start: Callable[[], Parameters] = partial(starting_point, run, stages[0], source, workdir, shardings)
     for stage in stages:
         batches = partial(opened, run, stage, workdir, mesh)
-        parameters = train_stage(run, stage, architecture, parameters, batches, mesh, workdir)
+        parameters = train_stage(run, stage, architecture, start, batches, mesh, workdir)
+        start = partial(dict, parameters)
         if stage.vision_per_row and not stage.patch_classes and held_out_folder(run):
             evaluate_stage(run, stage, architecture, parameters, workdir)
             wait_for_all(f"{stage.name} is evaluated")

@@ -9,6 +9,7 @@ import tempfile
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -72,7 +73,7 @@ def main() -> None:
                 yield batch, info
 
     with tempfile.TemporaryDirectory() as workdir:
-        parameters = initialize(run.model, run.precision, 0)
+        parameters = partial(initialize, run.model, run.precision, 0)
         train_stage(run, stage, build(run.model, run.precision), parameters, batches, mesh, Path(workdir))
     # The first two lines of metrics compile what they read; everything else is compiled before the second batch.
     settled = 2 * run.log_every

@@ -78,15 +78,16 @@ def train_stage(
     run: Run,
     stage: Stage,
     architecture: Architecture,
-    parameters: Parameters,
+    starting_point: Callable[[], Parameters],
     open_batches: Callable[[int, tuple[int, int]], Batches],
     mesh: Mesh,
     workdir: Path,
 ) -> Parameters:
-    """Trains one stage from its newest checkpoint, or from `parameters`, to its last step.
+    """Trains one stage from its newest checkpoint, or from its starting point, to its last step.
 
     Args:
-      parameters: path -> array; used up: their memory may become the state's.
+      starting_point: gives path -> array, where there is no checkpoint of the stage; used up: their memory may become the
+        state's.
       open_batches: called with the first step to deliver and the `window` of the batch before; yields this process's rows of
         each global batch.
 
@@ -106,7 +107,7 @@ def train_stage(
             start, state, position = found
         else:
             start, position = 0, {"window": (0, 0), "unlogged": [], "skipped_in_a_row": 0}
-            state, _ = initial_state(run, stage, architecture, parameters, mesh)
+            state, _ = initial_state(run, stage, architecture, starting_point(), mesh)
         if start < stage.steps:
             accounting, expected = Accounting(run, stage, table), abstract_batch(run, stage, mesh)
             with closing(Recorder(workdir, stage.name, start, stage.steps) if writes() else NoRecorder()) as recorder:

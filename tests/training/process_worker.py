@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -64,7 +65,7 @@ def train(workdir: Path, mesh: tuple[int, int, int], until: int | None = None, s
     architecture = build(CONFIG, PRECISION)
     devices = make_mesh(MeshConfig(*mesh), jax.devices()[: int(np.prod(mesh))])
     stream = lambda start, window: batches(devices, start, until if jax.process_index() == 0 else None, strike)  # noqa: E731
-    return train_stage(run, stage, architecture, random_parameters(architecture), stream, devices, workdir)
+    return train_stage(run, stage, architecture, partial(random_parameters, architecture), stream, devices, workdir)
 
 
 FAULTS = {

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -69,8 +70,9 @@ def train(family, family_architecture, family_parameters, batches):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "compile_step", compile_once)
         patch.setattr(loop, "peak_flops", lambda: 1e12)
-        yield lambda workdir, stream=batches, run=run: loop.train_stage(
-            run, stage, family_architecture, family_parameters, stream, mesh, workdir
+        from_parameters = partial(dict, family_parameters)
+        yield lambda workdir, stream=batches, run=run, start=from_parameters: loop.train_stage(
+            run, stage, family_architecture, start, stream, mesh, workdir
         )
 
 
@@ -145,12 +147,13 @@ def test_a_finished_stage_trains_nothing(train, never_stopped) -> None:
 @pytest.mark.parametrize("at", [2, 5, 8])
 def test_a_killed_run_ends_with_the_same_bits(train, batches, never_stopped, tmp_path, at: int) -> None:
     """Killed before the first checkpoint, between two lines, and before the last step: losses and parameters are those
-    of a run never stopped; the loader is given the window of the last batch that is saved."""
+    of a run never stopped; the loader is given the window of the last batch that is saved, and what a stage
+    starts from is not loaded beside the checkpoint."""
     with pytest.raises(Stop):
         train(tmp_path, lambda *start: batches(*start, at, kill))
-    starts = []
-    parameters = train(tmp_path, lambda *start: starts.append(start) or batches(*start))
-    start = at - at % 3
+    starts, start = [], at - at % 3
+    known = {"start": lambda: pytest.fail("the starting point was loaded")} if start else {}
+    parameters = train(tmp_path, lambda *start: starts.append(start) or batches(*start), **known)
     assert starts == [(start, [(start - 1) // 2, start - 1] if start else (0, 0))]
     same_end(tmp_path, parameters, never_stopped)
 

@@ -1,5 +1,6 @@
 """A stage of Qwen2-VL has one compiled step, whatever its rows hold; the run itself holds to it."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -30,7 +31,7 @@ def train(tmp_path, monkeypatch):
     mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
 
     def train(stream):
-        loop.train_stage(run, stage, architecture, random_parameters(architecture), stream, mesh, tmp_path)
+        loop.train_stage(run, stage, architecture, partial(random_parameters, architecture), stream, mesh, tmp_path)
         return read_lines(tmp_path / "metrics.jsonl")
 
     return train
