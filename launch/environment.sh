@@ -27,5 +27,15 @@ install_apart() { # install_apart FILE: into .venv/plan, where only `qwenvl plan
     cksum < "$1" > "$stamp"
   fi
 }
+install_accelerator() { # install_accelerator KIND: JAX's own packages for tpu, cuda12 or cuda13
+  local wanted stamp=".venv/installed-accelerator"
+  wanted="jax[$1]==$(sed -n 's/^jax==//p' requirements.txt)"
+  if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    echo "installing $wanted into .venv (once)"
+    .venv/bin/pip install --quiet --disable-pip-version-check "$wanted"
+    echo "$wanted" > "$stamp"
+  fi
+}
 install requirements.txt
+[ -z "${QWENVL_ACCELERATOR:-}" ] || install_accelerator "$QWENVL_ACCELERATOR"
 export PATH="$PWD/.venv/bin:$PATH"
