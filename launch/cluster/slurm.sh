@@ -23,7 +23,7 @@ source launch/environment.sh # once, before all nodes start
 code=0
 srun qwenvl train "$@" --coordinator auto || code=$?
 case $code in
-  75 | 143) # lost another process; told to stop. Everything else would end in the same way again
+  75 | 134 | 137 | 143) # as docs/reliability.md has it: stopped from outside. The rest would end in the same way again
     if [ "${SLURM_RESTART_COUNT:-0}" -lt "$most_restarts" ]; then
       echo "job $SLURM_JOB_ID goes on from its last checkpoint: restart $((${SLURM_RESTART_COUNT:-0} + 1)) of $most_restarts"
       scontrol requeue "$SLURM_JOB_ID"

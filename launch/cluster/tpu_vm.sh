@@ -58,7 +58,7 @@ for ((restart = 0; restart <= most_restarts; restart++)); do
     tee "$name.log" || true
   codes=$(sed -n 's/.*qwenvl ended: //p' "$name.log" | sort -u)
   [ "$codes" != 0 ] || exit 0
-  if mistakes=$(grep -vxE '0|75|143' <<< "$codes" | grep .); then # the rest: nothing heard, a process lost, told to stop
+  if mistakes=$(grep -vxE '0|75|134|137|143' <<< "$codes" | grep .); then # these, or nothing: stopped from outside
     echo "the run ended with $mistakes: see $name.log" >&2
     exit 2
   fi

@@ -52,6 +52,7 @@ TRAINING = ["qwen-vl", "--stage", "multitask"]
         (2, "0", 2, False),
         (1, "0", 1, False),
         (75, "0", 0, True),
+        (134, "1", 0, True),
         (143, "3", 0, True),
         (143, "100", 143, False),
     ],
