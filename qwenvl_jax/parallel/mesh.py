@@ -124,7 +124,8 @@ def own_rows(rows: int, mesh: Mesh) -> OwnRows:
     """The rows of a global batch that this process's devices hold, and which of them it counts: those that no process
     with a lower number holds. All, where there is one process."""
     held: dict[int, set[int]] = {}
-    for device, (block, *_) in batch_sharding(mesh).devices_indices_map((rows,)).items():
+    blocks: Mapping[Any, Any] = batch_sharding(mesh).devices_indices_map((rows,))
+    for device, (block, *_) in blocks.items():
         held.setdefault(device.process_index, set()).update(range(*block.indices(rows)))
     mine = held[jax.process_index()]
     others = [numbers for index, numbers in held.items() if index < jax.process_index()]
