@@ -38,11 +38,14 @@ class Checkpoints:
     """The checkpoints of one stage."""
 
     def __init__(self, folder: Path, keep: int):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
-        self.folder = folder
+        self.folder, self._keep = folder, keep
+        self._manager = self._open()
         self._saving: int | None = None
         self._failed: tuple[int, str] | None = None
+
+    def _open(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, enable_async_checkpointing=True)
+        return ocp.CheckpointManager(self.folder.resolve(), options=options)
 
     def latest(self) -> int | None:
         """The newest whole checkpoint's step; half-written ones do not count (Orbax renames when it is done)."""
@@ -59,6 +62,8 @@ class Checkpoints:
         arrays = {name: ocp.args.StandardSave(tree, _chunks(tree)) for name, tree in _parts(state).items()}
         kept = ocp.args.JsonSave({**position, CHECKSUMS: _checksums(state, position)})
         try:
+            if any(gather(self._failed is not None)):
+                self._begin_anew()
             self._manager.save(step, args=ocp.args.Composite(**arrays, position=kept), force=True)
             self._saving = step
         except Exception as error:  # OSErrors come wrapped in all kinds
@@ -95,14 +100,25 @@ class Checkpoints:
 
     def _tell(self, step: int, error: Exception) -> None:
         self._failed = step, _in_short(error)
-        for partial in self.folder.glob(f"{step}.orbax-checkpoint-tmp*") if writes() else ():
-            shutil.rmtree(partial, ignore_errors=True)  # its room is needed
-        with contextlib.suppress(OSError):  # the folder itself may be out of reach
+        self._remove_partial()
+        with contextlib.suppress(Exception):  # the folder itself may be out of reach
             self._manager.reload()
         tell(
             f"checkpoint {step} in {self.folder} could not be written ({_in_short(error)}); training goes on and saves the "
             f"next one as usual; the newest is {self._last_one()}"
         )
+
+    def _begin_anew(self) -> None:
+        """Behind a failed save: Orbax keeps the errors of each part of it, and raises them in later ones."""
+        with contextlib.suppress(Exception):
+            self._manager.close()
+        self._remove_partial()
+        self._manager = self._open()
+
+    def _remove_partial(self) -> None:
+        """Takes away what a kill or a failed save has left half written: its room is needed."""
+        for partial in self.folder.glob("*.orbax-checkpoint-tmp*") if writes() else ():
+            shutil.rmtree(partial, ignore_errors=True)
 
     def _last_one(self) -> str:
         return "none" if self.latest() is None else f"step {self.latest()}"
@@ -134,11 +150,12 @@ class Checkpoints:
         """The newest checkpoint that can be read: its step, state and data position; None where there is none.
 
         One that is damaged is renamed to STEP.broken and named, once an older one has been read: what stops every one from
-        being read (another model, a lost disk) is no damage, and nothing is moved for it.
+        being read (another model, a lost disk) is no damage, and nothing is moved for it. Half-written ones are removed.
 
         Raises:
           ValueError: there are checkpoints, and none can be read.
         """
+        self._remove_partial()
         reasons: dict[int, Exception] = {}
         listed = gather(sorted(self._manager.all_steps(), reverse=True))[0]  # a shared folder may be seen differently
         for step in listed:
@@ -163,7 +180,8 @@ class Checkpoints:
 
     def close(self) -> None:
         self.wait()
-        self._manager.close()
+        with contextlib.suppress(Exception) if self._failed else contextlib.nullcontext():  # it is told already
+            self._manager.close()
 
 
 def _set_aside(folder: Path) -> Path:

@@ -41,7 +41,7 @@ def whole(tmp_path_factory) -> tuple[Path, dict]:
 
 
 def steps_on_disk(folder: Path) -> list[str]:
-    return sorted(path.name for path in (folder / "checkpoints" / "sft").iterdir())
+    return sorted(path.name for path in (folder / "checkpoints" / "sft").iterdir() if path.name.isdigit())
 
 
 def the_same(folder: Path, parameters: dict, whole: tuple[Path, dict]) -> None:
@@ -96,6 +96,7 @@ def test_training_goes_on_without_the_disk(tmp_path, whole, capsys, kind: str) -
     assert "metrics.jsonl cannot be written" in said["early"]
     assert "metrics.jsonl can be written again" in capsys.readouterr().err
     assert steps_on_disk(folder) == ["3", "9"]
+    assert not [*folder.glob("checkpoints/sft/*tmp*")]
     the_same(folder, parameters, whole)
 
 
@@ -106,3 +107,4 @@ def test_a_last_checkpoint_that_fails_is_an_error(tmp_path, whole) -> None:
         train(tmp_path, ONE, strike=lambda step: wait_for_saves() or limit(100) if step == STEPS - 1 else None)
     assert steps_on_disk(tmp_path) == ["3", "6"]
     the_same(tmp_path, train(tmp_path, ONE), whole)
+    assert not [*tmp_path.glob("checkpoints/sft/*tmp*")]
