@@ -42,8 +42,8 @@ install() {
   git archive --format tar.gz --output "$archive" HEAD
   tpus tpu-vm scp "$archive" "$name:qwenvl_jax.tar.gz" --worker=all
   rm "$archive"
-  on_all_hosts "mkdir -p qwenvl_jax && tar -xzf qwenvl_jax.tar.gz -C qwenvl_jax &&
-    cd qwenvl_jax && QWENVL_ACCELERATOR=tpu bash -c 'source launch/environment.sh'"
+  on_all_hosts "mkdir -p qwenvl_jax && tar -xzf qwenvl_jax.tar.gz -C qwenvl_jax && \
+cd qwenvl_jax && QWENVL_ACCELERATOR=tpu bash -c 'source launch/environment.sh'"
 }
 
 if [ "$1" = delete ]; then
