@@ -132,7 +132,7 @@ def own_rows(rows: int, mesh: Mesh) -> OwnRows:
     return OwnRows(tuple(sorted(mine)), tuple(sorted(mine.difference(*others))))
 
 
-def place(array: Any, sharding: NamedSharding) -> jax.Array:
+def place(array: Any, sharding: jax.sharding.Sharding) -> jax.Array:
     """An array that every process has whole, or that lies on the mesh already, on the devices of the sharding."""
     if sharding.is_fully_addressable or (isinstance(array, jax.Array) and not array.is_fully_addressable):
         return jax.device_put(array, sharding)
