@@ -40,11 +40,14 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int):
         self.folder, self._keep = folder, keep
         self._manager = self._open()
+        self._newest = self.latest()
         self._saving: int | None = None
         self._failed: tuple[int, str] | None = None
 
     def _open(self) -> ocp.CheckpointManager:
-        options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, enable_async_checkpointing=True)
+        # Folders are made at once: where they cannot be, Orbax's threads would wait 20 minutes for them, past the run's end.
+        asynchronous = ocp.AsyncOptions(create_directories_asynchronously=False)
+        options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, async_options=asynchronous)
         return ocp.CheckpointManager(self.folder.resolve(), options=options)
 
     def latest(self) -> int | None:
@@ -80,7 +83,7 @@ class Checkpoints:
         if step is not None:
             try:
                 self._manager.wait_until_finished()
-                self._failed = None
+                self._failed, self._newest = None, step
             except Exception as error:
                 self._tell(step, error)
 
@@ -101,8 +104,6 @@ class Checkpoints:
     def _tell(self, step: int, error: Exception) -> None:
         self._failed = step, _in_short(error)
         self._remove_partial()
-        with contextlib.suppress(Exception):  # the folder itself may be out of reach
-            self._manager.reload()
         tell(
             f"checkpoint {step} in {self.folder} could not be written ({_in_short(error)}); training goes on and saves the "
             f"next one as usual; the newest is {self._last_one()}"
@@ -121,7 +122,7 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
 
     def _last_one(self) -> str:
-        return "none" if self.latest() is None else f"step {self.latest()}"
+        return "none" if self._newest is None else f"step {self._newest}"
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The state of a step, with the shardings and types of `like` (arrays or shapes), and its data position.
@@ -169,6 +170,7 @@ class Checkpoints:
                 print(f"checkpoint {self.folder / str(broken)} is damaged ({reason}); it is now {aside}")
             wait_for_all(f"damaged checkpoints of {self.folder} are set aside")
             self._manager.reload()
+            self._newest = step
             return step, state, position
         if reasons:
             newest, reason = next(iter(reasons.items()))
