@@ -54,7 +54,7 @@ def test_lines_that_are_lost_are_counted(tmp_path, capsys) -> None:
 def records(folder) -> list[int]:
     """Sizes of the whole records in each of TensorBoard's files; fails at a cut one that is not the last."""
     counts = []
-    for file in sorted(folder.iterdir()):
+    for file in sorted(folder.iterdir(), key=lambda file: int(file.suffix[1:])):
         content, count = file.read_bytes(), 0
         while len(content) >= 12 and len(content) >= (size := 16 + struct.unpack("<Q", content[:8])[0]):
             content, count = content[size:], count + 1
@@ -68,8 +68,10 @@ def test_the_board_goes_on_in_another_file(tmp_path, capsys) -> None:
     board.add(1, {"loss": 1.0, "mfu": None})
     size = next((tmp_path / "board").iterdir()).stat().st_size
     with file_limit() as limit:
-        limit(size + 5)
-        for step in range(2, 40):
+        limit(size + 5)  # the next record is cut
+        board.add(2, {"loss": 1.0})
+        limit(10)  # less than a new file begins with
+        for step in range(3, 40):
             board.add(step, {"loss": 1.0})
     board.add(40, {"loss": 1.0})
     assert capsys.readouterr().err.count("training goes on without TensorBoard's files") == 1
