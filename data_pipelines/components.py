@@ -36,6 +36,7 @@ class Samples:
       reduced: images and videos that are shown smaller for want of room in a row.
       left_out: reason to number of records.
       problems: records that cannot be read or encoded, each with file, index and reason.
+      shards: [F] int64, samples of each file of the source, where they are shuffled in lanes; None where globally.
     """
 
     component: Component
@@ -47,6 +48,7 @@ class Samples:
     reduced: int
     left_out: dict[str, int]
     problems: tuple[Problem, ...]
+    shards: np.ndarray | None = None
 
 
 def open_components(stage: Stage, data: DataConfig, tasks: Mapping[str, Task], encoder: Encoder) -> tuple[Samples, ...]:
@@ -138,7 +140,15 @@ def select(component: Component, source: RecordSource, lengths: Lengths, stage: 
         reduced=int(lengths.reduced[records].sum()),
         left_out=left_out,
         problems=(*source.problems, *lengths.problems),
+        shards=shards_of(component, source, records),
     )
+
+
+def shards_of(component: Component, source: RecordSource, records: np.ndarray) -> np.ndarray | None:
+    """[F] int64, how many of the records (ascending) each file of the source has; None for a global shuffle."""
+    if not component.lanes:
+        return None
+    return np.diff(np.searchsorted(records, source.shard_ends), prepend=0)
 
 
 def task_groups(components: Sequence[Samples], within_task: bool) -> list[int]:

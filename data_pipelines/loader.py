@@ -12,13 +12,13 @@ from typing import NamedTuple
 import grain
 from absl import flags
 
-from data_pipelines.components import Samples, open_components, task_groups
+from data_pipelines.components import Samples, open_components
 from data_pipelines.identity import data_identity
-from data_pipelines.mixture import Mixture, seed_for
-from data_pipelines.packing import Efficiency, PackingPlan
+from data_pipelines.packing import Efficiency, Item
 from data_pipelines.patch_rows import PatchRowMaker, open_pictures
 from data_pipelines.rows import RowMaker
 from data_pipelines.sources.source import Problem
+from data_pipelines.streams import StreamPlans, plan_rows
 from data_pipelines.tasks import tasks_of
 from qwenvl_jax.batch import Batch
 from qwenvl_jax.config import Run, Stage
@@ -62,7 +62,7 @@ class StepBatches:
     """Random access to the batches of a stage: number t is what step t trains on."""
 
     def __init__(
-        self, maker: RowMaker | PatchRowMaker, plan: PackingPlan, stage: Stage, process_index: int, process_count: int
+        self, maker: RowMaker | PatchRowMaker, plan: StreamPlans, stage: Stage, process_index: int, process_count: int
     ) -> None:
         self._maker, self._plan, self._steps, self._rows = maker, plan, stage.steps, stage.rows
         self._block = stage.rows // process_count
@@ -71,9 +71,13 @@ class StepBatches:
     def __len__(self) -> int:
         return self._steps
 
-    def __getitem__(self, step: int) -> tuple[Batch, BatchInfo]:
+    def planned(self, step: int) -> list[tuple[Item, ...]]:
+        """The samples of this process's rows of a batch; later ones are planned faster."""
         first = step * self._rows + self._offset
-        batch, rows = self._maker.make_rows([self._plan.row(n) for n in range(first, first + self._block)])
+        return [self._plan.row(number) for number in range(first, first + self._block)]
+
+    def __getitem__(self, step: int) -> tuple[Batch, BatchInfo]:
+        batch, rows = self._maker.make_rows(self.planned(step))
         tokens, vision = sum(row.tokens for row in rows), sum(row.vision for row in rows)
         room = self._block * max(1, self._maker.vision_per_row)
         return batch, BatchInfo(
@@ -96,14 +100,14 @@ class StageLoader:
       step: the next batch's number; all that a checkpoint needs.
       identity: everything that decides which samples a step reads, by name (see `data_pipelines.identity`).
       components: the usable samples, and what was left out.
-      plan: the packing plan.
+      plan: the rows' samples.
     """
 
     def __init__(
         self,
         batches: StepBatches,
         components: Sequence[Samples],
-        plan: PackingPlan,
+        plan: StreamPlans,
         identity: Mapping[str, str],
         start_step: int,
         workers: int,
@@ -177,27 +181,10 @@ def open_loader(
     else:
         components = open_components(stage, run.data, tasks, encoder)
         maker = RowMaker(components, tasks, encoder, *room)
-    mixture = Mixture(
-        sizes=[len(samples.records) for samples in components],
-        weights=[samples.component.weight for samples in components],
-        seeds=[
-            seed_for(run.data.seed, stage.name, samples.component.task, samples.source.fingerprint)
-            for samples in components
-        ],
-    )
-    plan = PackingPlan(
-        mixture,
-        tokens=[samples.tokens for samples in components],
-        vision=[samples.vision for samples in components],
-        groups=task_groups(components, stage.pack_within_task),
-        max_tokens=stage.sequence_length,
-        max_vision=stage.vision_per_row,
-        window=run.data.window,
-        seed=run.data.seed,
-    )
-    # Planned here once: worker processes get the plan with the windows before the first row already counted.
-    plan.row(start_step * stage.rows)
+    plan = plan_rows(run, stage, components)
     batches = StepBatches(maker, plan, stage, process_index, process_count)
+    # Planned here once: worker processes get the plan with the windows before the first rows already counted.
+    batches.planned(start_step)
     identity = data_identity(run, stage, components, encoder)
     return StageLoader(batches, components, plan, identity, start_step, run.data.workers, run.data.max_bad_share)
 
@@ -227,7 +214,7 @@ class DataDescription(NamedTuple):
 
 
 def describe(loader: StageLoader) -> DataDescription:
-    """The components in numbers, and the efficiency of the plan's first windows."""
+    """The components in numbers, and the efficiency of the first stream's first windows."""
     total = sum(samples.component.weight for samples in loader.components)
     described = tuple(
         ComponentDescription(
@@ -244,6 +231,7 @@ def describe(loader: StageLoader) -> DataDescription:
         )
         for samples in loader.components
     )
-    rows = [row for window in range(DESCRIBED_WINDOWS) for row in loader.plan.window_rows(window)]
+    plan = loader.plan.streams[0]
+    rows = [row for window in range(DESCRIBED_WINDOWS) for row in plan.window_rows(window)]
     samples_per_row = sum(len(row) for row in rows) / len(rows)
-    return DataDescription(described, loader.plan.efficiency(DESCRIBED_WINDOWS), samples_per_row)
+    return DataDescription(described, plan.efficiency(DESCRIBED_WINDOWS), samples_per_row)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_pipelines.components import Samples
+from data_pipelines.components import Samples, shards_of
 from data_pipelines.lengths import measure
 from data_pipelines.packing import Item
 from data_pipelines.reading import read_record
@@ -64,7 +64,8 @@ def open_pictures(stage: Stage, data: DataConfig, encoder: Encoder, grid: int) -
             records = np.flatnonzero(lengths.tokens)
             vision, reduced = lengths.vision[records], int(lengths.reduced.sum())
             problems = (*problems, *lengths.problems)
-        opened.append(Samples(component, source, records, vision * labels, vision, 0, reduced, {}, problems))
+        shards = shards_of(component, source, records)
+        opened.append(Samples(component, source, records, vision * labels, vision, 0, reduced, {}, problems, shards))
     return tuple(opened)
 
 

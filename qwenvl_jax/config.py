@@ -173,6 +173,8 @@ class Component:
     """A folder of shards below `DataConfig.root`, or a JSON file of conversations."""
     weight: float
     """Share of the samples (any scale; only ratios count)."""
+    lanes: bool = False
+    """Shuffled in lanes (`DataConfig.lanes`) rather than globally, for more shards than a disk holds."""
 
 
 @dataclass(frozen=True)
@@ -292,6 +294,14 @@ class DataConfig:
     """Loader processes; 0 reads in a thread of the training process. The order is the same for every number."""
     max_bad_share: float = 0.2
     """Share of unreadable records, of a source or of the samples read so far, above which the run stops."""
+    streams: int = 1
+    """Equal parts of a batch's rows, each with samples of its own: a multiple of the processes, where each of them shall
+    read and plan a part of the shards instead of all."""
+    lanes: int = 16
+    """Components in lanes: how many places of the corpus a stream reads from in turn."""
+    lane_window: int = 8
+    """Components in lanes: shards of a lane that are shuffled together. At most streams x lanes x (lane_window + 1)
+    shards are in use at a time."""
 
 
 @dataclass(frozen=True)

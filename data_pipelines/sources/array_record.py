@@ -141,7 +141,7 @@ class ArrayRecordSource:
         present = {entry.name for entry in self._folder.iterdir()}
         if missing := [file for file in self._files if file not in present]:
             raise ValueError(f"{self._folder} lacks {len(missing)} of its shards, first {missing[0]}: copy it again")
-        self._ends = list(accumulate(counts))
+        self.shard_ends = list(accumulate(counts))
         self.fingerprint = hashlib.sha256(manifest).hexdigest()[:16]
         self._start_reading()
 
@@ -157,7 +157,7 @@ class ArrayRecordSource:
         self._start_reading()
 
     def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
+        return self.shard_ends[-1] if self.shard_ends else 0
 
     def __iter__(self) -> Iterator[Record]:
         return (self[index] for index in range(len(self)))
@@ -171,8 +171,8 @@ class ArrayRecordSource:
         """
         if not 0 <= index < len(self):
             raise IndexError(f"{self._folder} has {len(self)} records, asked for number {index}")
-        shard = bisect_right(self._ends, index)
-        local = index - (self._ends[shard - 1] if shard else 0)
+        shard = bisect_right(self.shard_ends, index)
+        local = index - (self.shard_ends[shard - 1] if shard else 0)
         try:
             return unpack_record(self._reader(shard).read([local])[0])
         except (ValueError, RuntimeError, IndexError, OSError) as error:

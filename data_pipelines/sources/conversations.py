@@ -48,6 +48,7 @@ class ConversationSource:
                 problems.append(Problem(str(self._path), index, str(error)))
             else:
                 self._records.append((index, key or str(index), turns, pictures))
+        self.shard_ends = [len(self._records)]
         self.problems = tuple(sorted(problems))
         self.fingerprint = digest.hexdigest()[:16]
         if not self._records:

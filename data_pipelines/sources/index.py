@@ -286,7 +286,7 @@ class IndexedSource:
         self.cache_folder = str(index_folder)
         self.problems = tuple(problem for file in indexed for problem in file.problems)
         self._files = [file.file for file in indexed]
-        self._ends = list(accumulate(file.records for file in indexed))
+        self.shard_ends = list(accumulate(file.records for file in indexed))
         digest = hashlib.sha256("\0".join([str(INDEX_VERSION), *(file.sha256 for file in indexed)]).encode())
         self.fingerprint = digest.hexdigest()[:16]
         self._start_reading()
@@ -305,7 +305,7 @@ class IndexedSource:
         self._start_reading()
 
     def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
+        return self.shard_ends[-1] if self.shard_ends else 0
 
     def outline(self, index: int) -> Record:
         """Record number `index` from the index alone; see `RecordSource`."""
@@ -324,8 +324,8 @@ class IndexedSource:
     def _entry(self, index: int) -> tuple[Path, Entry]:
         if not 0 <= index < len(self):
             raise IndexError(f"{self._folder} has {len(self)} records, asked for number {index}")
-        file = bisect_right(self._ends, index)
-        local = index - (self._ends[file - 1] if file else 0)
+        file = bisect_right(self.shard_ends, index)
+        local = index - (self.shard_ends[file - 1] if file else 0)
         path = self._folder / self._files[file]
         try:
             return path, self._map(file)[local]

@@ -1,5 +1,6 @@
 """What every source of records offers, whatever the format on disk."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,6 +45,10 @@ class RecordSource(Protocol):
     @property
     def problems(self) -> tuple[Problem, ...]:
         """Entries that were left out, each with its reason."""
+
+    @property
+    def shard_ends(self) -> Sequence[int]:
+        """Number of records up to and with each of its files, in order; the last is that of all records."""
 
     def __len__(self) -> int: ...
 

@@ -1,0 +1,78 @@
+"""The rows of a stage from streams that are independent of each other: each part of a batch has its own.
+
+A stream reads its own draws of every component, so its own lanes, and is packed for itself. Where the number of streams
+is a multiple of the number of processes, a process plans its own streams alone and reads nothing of the others' shards.
+The number is a setting and no property of the machines: the same rows come on any number of processes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from data_pipelines.components import Samples, task_groups
+from data_pipelines.lanes import LaneShuffle
+from data_pipelines.mixture import GlobalShuffle, Mixture, Order, seed_for
+from data_pipelines.packing import Item, PackingPlan
+from qwenvl_jax.config import DataConfig, Run, Stage
+
+
+@dataclass(frozen=True)
+class StreamPlans:
+    """Row number -> samples. Picklable.
+
+    Attributes:
+      streams: G packing plans; part g of every batch is of stream g.
+      rows: B of a batch, a multiple of G.
+    """
+
+    streams: tuple[PackingPlan, ...]
+    rows: int
+
+    def row(self, number: int) -> tuple[Item, ...]:
+        """The samples of row `number` of the stage."""
+        part = self.rows // len(self.streams)
+        step, place = divmod(number, self.rows)
+        stream, place = divmod(place, part)
+        return self.streams[stream].row(step * part + place)
+
+
+def plan_rows(run: Run, stage: Stage, components: Sequence[Samples]) -> StreamPlans:
+    """The plan of a stage's rows.
+
+    Raises:
+      ValueError: the rows cannot be shared equally by the streams, or a number of lanes or of their shards is not positive.
+    """
+    if min(run.data.lanes, run.data.lane_window) < 1:
+        raise ValueError("data.lanes and data.lane-window must be at least 1")
+    count = run.data.streams
+    if count < 1 or stage.rows % count:
+        raise ValueError(f"stage {stage.name}: {stage.rows} rows cannot be shared by {count} streams (data.streams)")
+    orders = [
+        order_of(
+            samples,
+            seed_for(run.data.seed, stage.name, samples.component.task, samples.source.fingerprint),
+            run.data,
+        )
+        for samples in components
+    ]
+    plans = (
+        PackingPlan(
+            Mixture(orders, [samples.component.weight for samples in components], stream, count),
+            tokens=[samples.tokens for samples in components],
+            vision=[samples.vision for samples in components],
+            groups=task_groups(components, stage.pack_within_task),
+            max_tokens=stage.sequence_length,
+            max_vision=stage.vision_per_row,
+            window=run.data.window,
+            seed=seed_for(run.data.seed, "stream", stream) if stream else run.data.seed,
+        )
+        for stream in range(count)
+    )
+    return StreamPlans(tuple(plans), stage.rows)
+
+
+def order_of(samples: Samples, seed: int, data: DataConfig) -> Order:
+    """The order in which a component's samples are drawn."""
+    if samples.shards is None:
+        return GlobalShuffle(len(samples.records), seed)
+    # A multiple of the streams, so that a draw's lane and its stream go together.
+    return LaneShuffle(samples.shards, seed, data.lanes * data.streams, data.lane_window)
