@@ -13,6 +13,7 @@ import grain
 from absl import flags
 
 from data_pipelines.components import Samples, open_components
+from data_pipelines.fetching import FetchAhead
 from data_pipelines.identity import data_identity
 from data_pipelines.packing import Efficiency, Item
 from data_pipelines.patch_rows import PatchRowMaker, open_pictures
@@ -65,6 +66,7 @@ class StepBatches:
         self, maker: RowMaker | PatchRowMaker, plan: StreamPlans, stage: Stage, process_index: int, process_count: int
     ) -> None:
         self._maker, self._plan, self._steps, self._rows = maker, plan, stage.steps, stage.rows
+        self._fetch_ahead = FetchAhead(plan, maker.components)
         self._block = stage.rows // process_count
         self._offset = process_index * self._block
 
@@ -73,10 +75,14 @@ class StepBatches:
 
     def planned(self, step: int) -> list[tuple[Item, ...]]:
         """The samples of this process's rows of a batch; later ones are planned faster."""
+        return [self._plan.row(number) for number in self._numbers(step)]
+
+    def _numbers(self, step: int) -> range:
         first = step * self._rows + self._offset
-        return [self._plan.row(number) for number in range(first, first + self._block)]
+        return range(first, first + self._block)
 
     def __getitem__(self, step: int) -> tuple[Batch, BatchInfo]:
+        self._fetch_ahead(self._numbers(step))
         batch, rows = self._maker.make_rows(self.planned(step))
         tokens, vision = sum(row.tokens for row in rows), sum(row.vision for row in rows)
         room = self._block * max(1, self._maker.vision_per_row)

@@ -1,6 +1,7 @@
 """From planned samples to the arrays of rows: read, encode, decode the pictures, write into the row."""
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +13,7 @@ import numpy as np
 from data_pipelines.components import Samples
 from data_pipelines.packing import Item
 from data_pipelines.reading import HungRead, read_record
-from data_pipelines.sources.source import Problem, RecordError
+from data_pipelines.sources.source import LostShard, Problem, RecordError
 from data_pipelines.tasks import Task
 from qwenvl_jax.batch import Batch, row_of
 from qwenvl_jax.processing.encoders import Encoded, Encoder
@@ -27,8 +28,8 @@ REPLACEMENT_TRIES = 200
 """Candidates that are looked at (most are too long and cost nothing) before the place stays empty."""
 
 HUNG_READS = 2
-"""Reads of a sample and its replacements that may hang before the place stays empty: then the storage is gone, and
-looking further only waits longer."""
+"""Reads of a sample and its replacements that may hang, or whose shards cannot be fetched, before the place stays empty:
+then the storage is gone, and looking further only waits longer."""
 
 
 class RowInfo(NamedTuple):
@@ -160,12 +161,17 @@ def _load_or_replace(samples: Samples, item: Item, load: Callable[[int], T]) -> 
     """
     problems: list[Problem] = []
     hung = 0
+    lost: set[int] = set()
     for sample in _candidates(samples, item.sample):
+        shard = bisect_right(samples.source.shard_ends, int(samples.records[sample]))
+        if shard in lost:
+            continue
         try:
             return load(sample), problems
         except RecordError as error:
             problems.append(Problem(error.file, error.index, error.reason))
-            hung += isinstance(error, HungRead)
+            hung += isinstance(error, (HungRead, LostShard))
+            lost |= {shard} if isinstance(error, LostShard) else set()
         except ValueError as error:
             problems.append(Problem(samples.source.name, int(samples.records[sample]), str(error)))
         if hung >= HUNG_READS:

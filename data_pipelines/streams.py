@@ -29,10 +29,15 @@ class StreamPlans:
 
     def row(self, number: int) -> tuple[Item, ...]:
         """The samples of row `number` of the stage."""
+        stream, row = self.place(number)
+        return self.streams[stream].row(row)
+
+    def place(self, number: int) -> tuple[int, int]:
+        """The stream of a row of the stage, and its number there."""
         part = self.rows // len(self.streams)
         step, place = divmod(number, self.rows)
         stream, place = divmod(place, part)
-        return self.streams[stream].row(step * part + place)
+        return stream, step * part + place
 
 
 def plan_rows(run: Run, stage: Stage, components: Sequence[Samples]) -> StreamPlans:

@@ -17,6 +17,7 @@ from data_pipelines.components import own_mixture
 from data_pipelines.identity import check_identity
 from data_pipelines.loader import StageLoader, describe, open_loader
 from data_pipelines.quarantine import Quarantine
+from data_pipelines.sources.remote import is_address
 from data_pipelines.tasks import tasks_of
 from launch.evaluate import evaluate_stage, held_out_folder, report
 from qwenvl_jax.config import ARCHITECTURES, ModelConfig, Qwen2VLConfig, QwenVLConfig, Run, Stage, from_json, to_json
@@ -38,9 +39,9 @@ class TrainOptions:
     """One stage by its name, or `all` in order."""
     workdir: Path | None = None
     """Folder of checkpoints, metrics and report; runs/RECIPE, or runs/RECIPE-FILE with `--data`. What lies there goes on."""
-    data: Path | None = None
+    data: str | None = None
     """Own data in place of the stage's mixture: a JSON or JSONL of conversations, a folder of shards or tars, a Parquet,
-    an annotation file; all tasks that apply to it are trained."""
+    an annotation file, the address of shards elsewhere; all tasks that apply to it are trained."""
     start: Path | None = None
     """Run, checkpoint or converted folder that the first stage starts from, with its model and its tokenizer."""
     scale_steps: float = 1.0
@@ -54,7 +55,7 @@ def train(arguments: list[str]) -> None:
     if source := options.start or (Path(run.initial) if run.initial and Path(run.initial).exists() else None):
         run = override(with_model_of(source, recipe(options.recipe)), rest)
     run, stages = choose(run, options)
-    workdir = options.workdir or Path("runs") / (run.name + (f"-{options.data.stem}" if options.data else ""))
+    workdir = options.workdir or Path("runs") / (run.name + (f"-{Path(options.data).stem}" if options.data else ""))
     prepare(workdir, run)
     mesh = make_mesh(run.mesh)
     run = on_devices(run, mesh)
@@ -107,13 +108,14 @@ def choose(run: Run, options: TrainOptions) -> tuple[Run, tuple[Stage, ...]]:
     if options.data is not None:
         if options.stage == "all":
             raise ValueError(f"--data replaces one stage's mixture: add --stage, one of {', '.join(names)}")
-        if not options.data.exists():
+        if not is_address(options.data) and not Path(options.data).exists():
             raise FileNotFoundError(f"--data {options.data}: there is no such file or folder")
     scaled = [dataclasses.replace(s, steps=max(1, round(s.steps * options.scale_steps))) for s in run.stages]
     if options.data is not None:
         chosen = next(stage for stage in scaled if stage.name == options.stage)
         encoder = stage_encoder(run.model, chosen, run.data.tokenizer)
-        own = own_mixture(run.data, str(options.data.resolve()), tasks_of(run.model), encoder)
+        name = options.data if is_address(options.data) else str(Path(options.data).resolve())
+        own = own_mixture(run.data, name, tasks_of(run.model), encoder)
         scaled = [dataclasses.replace(s, mixture=own) if s.name == options.stage else s for s in scaled]
     run = dataclasses.replace(run, stages=tuple(scaled))
     return run, choose_stages(run, options.stage)

@@ -170,11 +170,12 @@ class Component:
     task: str
     """A name of `data_pipelines.tasks.TASKS`."""
     source: str
-    """A folder of shards below `DataConfig.root`, or a JSON file of conversations."""
+    """A path below `DataConfig.root`, or an address (`gs://...`): see data_pipelines/README.md."""
     weight: float
     """Share of the samples (any scale; only ratios count)."""
     lanes: bool = False
-    """Shuffled in lanes (`DataConfig.lanes`) rather than globally, for more shards than a disk holds."""
+    """Shuffled in lanes (`DataConfig.lanes`) rather than globally, for more shards than a disk holds. A source that lies
+    elsewhere always is."""
 
 
 @dataclass(frozen=True)
@@ -284,7 +285,11 @@ class DataConfig:
     """Where the data lies and how it is ordered."""
 
     root: str = "data"
-    """Folder with the sources that mixtures name."""
+    """Folder with the sources that mixtures name; `gs://`, `s3://` and `http(s)://` too."""
+    cache: str = "data/.cache"
+    """Folder that files of sources elsewhere are fetched into, on a local disk; processes of a machine may share it."""
+    cache_bytes: int = 64 << 30
+    """Bytes of the files in it: at least what is in use at a time, see `lane_window`."""
     tokenizer: str = "bytes"
     """`bytes`, `world` or `native` (byte pairs of a synthetic world), or a `qwen.tiktoken` file (or its folder)."""
     seed: int = 0

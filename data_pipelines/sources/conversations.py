@@ -15,6 +15,7 @@ from typing import Any
 from data_pipelines.records import Record, StoredImage, Turn
 from data_pipelines.sources.llava import as_qwen, is_llava
 from data_pipelines.sources.paths import picture_below
+from data_pipelines.sources.remote import RemoteShards
 from data_pipelines.sources.source import Problem, RecordError
 from qwenvl_jax.processing.images import image_size
 from qwenvl_jax.processing.markup import ImageSpan, parse
@@ -34,6 +35,7 @@ class ConversationSource:
         self._path = Path(path)
         self.name = self._path.name
         self.cache_folder = str(self._path.parent)
+        self.remote: RemoteShards | None = None
         content = _read(self._path)
         digest = hashlib.sha256(content)
         entries, broken = _parse(content, self._path)
