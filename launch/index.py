@@ -39,8 +39,7 @@ def main(arguments: list[str]) -> None:
     options = tyro.cli(IndexOptions, args=arguments, prog="qwenvl data index")
     run = recipe(options.recipe)
     stage = stage_for_path(run, options.stage)
-    given = {"root": options.root, "cache": options.cache}
-    data = dataclasses.replace(run.data, **{name: value for name, value in given.items() if value is not None})
+    data = dataclasses.replace(run.data, root=options.root or run.data.root, cache=options.cache or run.data.cache)
     source = index_source(data.root, options.target, shard_cache(data))
     print(f"{options.target}: {len(source):,} records in {len(source.shard_ends):,} files")
     for line in reasons(source.problems):

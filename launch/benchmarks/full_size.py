@@ -23,6 +23,7 @@ from data_pipelines.records import Question, Record, StoredImage, pack_record
 from data_pipelines.sources.array_record import MANIFEST, RECORDS_PER_SHARD, SIZES, ArrayRecordSource, write_shards
 from data_pipelines.sources.opening import open_source
 from data_pipelines.sources.shard_cache import ShardCache
+from data_pipelines.sources.source import RecordSource
 from data_pipelines.sources.transfer import BLOCK
 from data_pipelines.tasks import TASKS
 from launch.benchmarks.cleaning import write_tars
@@ -58,6 +59,8 @@ class Inputs:
     index_bytes: float
     draw_seconds: float
     epoch_seconds: float
+    shards_touched: int
+    """By 20,000 draws of one of as many streams as hosts."""
     pack_seconds: float
     lengths_rate: float
     pixels_rate: float
@@ -96,20 +99,28 @@ def measured(folder: Path, records: int) -> Inputs:
     order = LaneShuffle(np.full(-(-PAIRS // RECORDS_PER_SHARD), RECORDS_PER_SHARD), 0, LANES, WINDOW)
     epoch = seconds_of(lambda: order.samples(np.arange(1)))
     draws = seconds_of(lambda: [order.samples(np.arange(n * 1024, (n + 1) * 1024)) for n in range(20)])
+    touched = order.samples(np.arange(20_000) * HOSTS) // RECORDS_PER_SHARD
     tokens = np.random.default_rng(0).integers(270, 330, 1024)
     packing = seconds_of(lambda: pack(tokens, np.ones_like(tokens), 2048, 7))
     return Inputs(
         record_bytes=overhead,
         manifest_bytes_per_shard=shard_bytes,
-        sizes_bytes=(folder / "shards" / SIZES).stat().st_size / records,
-        lengths_bytes=lengths.stat().st_size / records,
+        sizes_bytes=array_bytes(folder / "shards" / SIZES) / records,
+        lengths_bytes=array_bytes(lengths) / records,
         index_bytes=index / len(tars),
         draw_seconds=draws / (20 * 1024),
         epoch_seconds=epoch,
+        shards_touched=len(np.unique(touched)),
         pack_seconds=packing / len(tokens),
         lengths_rate=records / lengths_seconds,
         pixels_rate=len(samples) / pixels_seconds,
     )
+
+
+def array_bytes(path: Path) -> int:
+    """Bytes of the arrays of a file, without its names, of which there are as many however long it is."""
+    with np.load(path) as stored:
+        return sum(stored[name].nbytes for name in stored.files if name != "problems")
 
 
 def jpeg(rng: np.random.Generator) -> bytes:
@@ -140,16 +151,17 @@ def table(found: Inputs) -> str:
 
     rows = [
         ("shards", "", f"{shards:,} of {RECORDS_PER_SHARD:,} records"),
-        ("a shard", "m", f"{shard_bytes / 1e6:,.0f} MB: {PICTURE_BYTES:,} B, {found.record_bytes:,.0f} B beside them"),
+        ("a shard", "m", f"{shard_bytes / 1e6:,.0f} MB: {PICTURE_BYTES:,} B a picture, {found.record_bytes:,.0f} B of text"),
         ("all shards", "m", f"{shards * shard_bytes / 1e12:,.1f} TB"),
         ("manifest", "m", f"{shards * found.manifest_bytes_per_shard / 1e6:,.0f} MB"),
         ("sizes of pictures", "m", f"{PAIRS * found.sizes_bytes / 1e9:,.1f} GB, {found.sizes_bytes:.1f} B a record"),
         ("lengths of a task", "m", f"{PAIRS * found.lengths_bytes / 1e9:,.1f} GB, {found.lengths_bytes:.1f} B a record"),
         ("index of tars in place", "m", f"{PAIRS * found.index_bytes / 1e9:,.0f} GB, {found.index_bytes:,.0f} B a record"),
         ("memory of a process, samples of a task", "", f"{PAIRS * 16 / 1e9:,.1f} GB: 8 B record, 4 B tokens, 4 B vision"),
-        ("memory of a process, order", "", f"{shards * 5 * 8 / 1e6:,.0f} MB: five numbers a shard"),
+        ("memory of a process, order", "", f"{shards * 7 * 8 / 1e6:,.0f} MB: seven numbers a shard"),
         ("memory of a process, open shards", "", f"{64 * RECORDS_PER_SHARD * 8 / 1e6:,.1f} MB: 64 of 8 B a record"),
         ("shards in use on a host", "", f"{in_use}: {LANES} lanes over {HOSTS} hosts, windows of {WINDOW}"),
+        ("shards that 20,000 draws of a host touch", "m", f"{found.shards_touched:,}"),
         ("cache of a host", "m", f"{in_use * shard_bytes / 1e9:,.0f} GB, twice that with what is fetched ahead"),
         ("shards fetched", "", f"{per_second:.2f}/s by all hosts at {SAMPLES_PER_SECOND:,} samples/s"),
         ("requests", "m", f"{per_second * requests:,.1f}/s by all hosts, {requests:.0f} a shard"),
@@ -180,7 +192,7 @@ def through_the_cache(folder: Path, count: int) -> str:
     )
 
 
-def handles(source: ArrayRecordSource, count: int) -> Iterator[int]:
+def handles(source: RecordSource, count: int) -> Iterator[int]:
     """Open files of this process after each tenth of the records."""
     for n in range(count):
         source[n]
