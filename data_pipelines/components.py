@@ -4,11 +4,13 @@ out."""
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from data_pipelines.lengths import Lengths, measure
 from data_pipelines.sources.opening import open_source
+from data_pipelines.sources.shard_cache import ShardCache
 from data_pipelines.sources.source import Problem, RecordSource
 from data_pipelines.tasks import Task
 from qwenvl_jax.config import Component, DataConfig, Stage
@@ -36,6 +38,7 @@ class Samples:
       reduced: images and videos that are shown smaller for want of room in a row.
       left_out: reason to number of records.
       problems: records that cannot be read or encoded, each with file, index and reason.
+      shards: [F] int64, samples of each file of the source, where they are shuffled in lanes; None where globally.
     """
 
     component: Component
@@ -47,6 +50,7 @@ class Samples:
     reduced: int
     left_out: dict[str, int]
     problems: tuple[Problem, ...]
+    shards: np.ndarray | None = None
 
 
 def open_components(stage: Stage, data: DataConfig, tasks: Mapping[str, Task], encoder: Encoder) -> tuple[Samples, ...]:
@@ -62,7 +66,7 @@ def open_components(stage: Stage, data: DataConfig, tasks: Mapping[str, Task], e
         if component.task not in tasks:
             raise ValueError(f"stage {stage.name}: there is no task {component.task!r}; tasks are {', '.join(tasks)}")
         names.setdefault(component.source, []).append(component.task)
-    sources = {name: open_source(data.root, name) for name in names}
+    sources = {name: open_source(data.root, name, shard_cache(data)) for name in names}
     lengths = {name: measure(sources[name], names[name], tasks, encoder) for name in names}
     opened = tuple(
         select(component, sources[component.source], lengths[component.source][component.task], stage)
@@ -85,14 +89,24 @@ def _check_share(samples: Samples, max_bad_share: float) -> None:
         )
 
 
-def own_mixture(data: DataConfig, name: str, tasks: Mapping[str, Task], encoder: Encoder) -> tuple[Component, ...]:
+def shard_cache(data: DataConfig) -> ShardCache:
+    """The cache for files of sources that lie elsewhere."""
+    return ShardCache(Path(data.cache).absolute(), data.cache_bytes)
+
+
+def own_mixture(
+    data: DataConfig, name: str, tasks: Mapping[str, Task], encoder: Encoder, fetch_all: bool = False
+) -> tuple[Component, ...]:
     """The mixture of a user's own source: every task that applies to it, with its number of samples as weight.
+
+    Args:
+      fetch_all: as `measure`.
 
     Raises:
       ValueError: the source cannot be opened, or no task applies to it.
     """
-    source = open_source(data.root, name)
-    lengths = measure(source, tasks, tasks, encoder)
+    source = open_source(data.root, name, shard_cache(data))
+    lengths = measure(source, tasks, tasks, encoder, fetch_all)
     counts = {task: int((found.tokens > 0).sum()) for task, found in lengths.items()}
     mixture = tuple(Component(task, name, float(count)) for task, count in counts.items() if count)
     if not mixture:
@@ -138,7 +152,15 @@ def select(component: Component, source: RecordSource, lengths: Lengths, stage: 
         reduced=int(lengths.reduced[records].sum()),
         left_out=left_out,
         problems=(*source.problems, *lengths.problems),
+        shards=shards_of(component, source, records),
     )
+
+
+def shards_of(component: Component, source: RecordSource, records: np.ndarray) -> np.ndarray | None:
+    """[F] int64, how many of the records (ascending) each file of the source has; None for a global shuffle."""
+    if not component.lanes and source.remote is None:
+        return None
+    return np.diff(np.searchsorted(records, source.shard_ends), prepend=0)
 
 
 def task_groups(components: Sequence[Samples], within_task: bool) -> list[int]:

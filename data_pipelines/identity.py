@@ -27,6 +27,11 @@ def data_identity(run: Run, stage: Stage, components: Sequence[Samples], encoder
         ],
         **{f"source {samples.component.source}": samples.source.fingerprint for samples in components},
     }
+    # Named only where they are used, so that runs from before there were any go on.
+    if run.data.streams > 1:
+        named["data.streams"] = run.data.streams
+    if lanes := [samples.component.source for samples in components if samples.shards is not None]:
+        named["sources in lanes"] = (lanes, run.data.lanes, run.data.lane_window)
     return {name: str(value) for name, value in named.items()}
 
 

@@ -18,7 +18,8 @@ import numpy as np
 import data_pipelines.tasks
 import qwenvl_jax.processing
 from data_pipelines.records import Record
-from data_pipelines.sources.source import Problem, RecordError, RecordSource
+from data_pipelines.sources.remote import FetchError
+from data_pipelines.sources.source import LostShard, Problem, RecordError, RecordSource, sentence
 from data_pipelines.tasks import Task
 from qwenvl_jax.processing.encoders import Encoded, Encoder, needed_tokens
 from qwenvl_jax.processing.video import VideoInfo
@@ -48,17 +49,22 @@ class Lengths:
 
 
 def measure(
-    source: RecordSource, names: Iterable[str], tasks: Mapping[str, Task], encoder: Encoder
+    source: RecordSource, names: Iterable[str], tasks: Mapping[str, Task], encoder: Encoder, fetch_all: bool = False
 ) -> dict[str, Lengths]:
     """The lengths of a source's samples for each task, read from their files where those exist.
 
-    Where the files cannot be written, a warning says so and the lengths stay in memory.
+    A source that lies elsewhere has them beside its shards, and they are fetched from there. Where new ones cannot be
+    written, a warning says so: then they stay in memory, or on this machine.
 
     Args:
       source: the records.
       names: of the tasks.
       tasks: the model's; see `data_pipelines.tasks.tasks_of`.
       encoder: how the model sees their samples.
+      fetch_all: whether all files of a source elsewhere may be fetched to measure what is missing.
+
+    Raises:
+      ValueError: lengths of a source elsewhere are missing and may not be measured, or a file of it cannot be fetched.
     """
     code = _code_version()
     paths = {}
@@ -66,19 +72,49 @@ def measure(
         identity = "\0".join([source.fingerprint, task, encoder.tokenizer.fingerprint, encoder.identity, code])
         name = f"lengths-{task}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npz"
         paths[task] = Path(source.cache_folder) / name
-    found = {task: _load(path) for task, path in paths.items() if path.is_file()}
+    found = {task: _load(path) for task, path in paths.items() if path.is_file() or _fetched(source, path)}
     missing = [task for task in paths if task not in found]
+    if missing and source.remote is not None and not fetch_all:
+        address = source.remote.folder.address
+        raise ValueError(
+            f"{address} has no lengths of {', '.join(missing)} for this model and version: measuring them fetches all of "
+            f"it, so do that once: qwenvl data index {address} --recipe RECIPE --stage STAGE"
+        )
     if missing:
         for task, lengths in _measure_all(source, {name: tasks[name] for name in missing}, encoder).items():
             found[task] = lengths
             try:
                 _save(paths[task], lengths)
+                if source.remote is not None:
+                    source.remote.folder.write(paths[task].name, paths[task].read_bytes())
             except OSError as error:
+                where = paths[task].parent if source.remote is None else source.remote.folder.address
                 logger.warning(
-                    "lengths of %s cannot be kept in %s (%s): they will be measured again next time",
-                    source.name, paths[task].parent, error.strerror,
+                    "lengths of %s cannot be kept in %s (%s): they will be measured again next time%s",
+                    source.name, where, sentence(error), "" if source.remote is None else ", or elsewhere",
                 )  # fmt: skip
     return found
+
+
+def _fetched(source: RecordSource, path: Path) -> bool:
+    """Brings lengths from beside a source's shards, where there are some.
+
+    Raises:
+      ValueError: they cannot be fetched.
+    """
+    if source.remote is None:
+        return False
+    try:
+        data = source.remote.folder.read(path.name)
+    except FileNotFoundError:
+        return False
+    except FetchError as error:
+        raise ValueError(str(error)) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_bytes(data)
+    partial.replace(path)
+    return True
 
 
 def _measure_all(source: RecordSource, tasks: Mapping[str, Task], encoder: Encoder) -> dict[str, Lengths]:
@@ -87,6 +123,8 @@ def _measure_all(source: RecordSource, tasks: Mapping[str, Task], encoder: Encod
     for index in range(len(source)):
         try:
             record = source.outline(index)
+        except LostShard:
+            raise  # a network that fails for a while must not leave out the records of a shard for good
         except RecordError as error:
             for task in tasks:
                 problems[task].append(Problem(error.file, error.index, error.reason))
@@ -128,6 +166,7 @@ def _code_version() -> str:
 
 def _save(path: Path, lengths: Lengths) -> None:
     problems = json.dumps([astuple(problem) for problem in lengths.problems])
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     with partial.open("wb") as file:
         np.savez(

@@ -5,20 +5,21 @@ Every process makes the rows that its devices hold; together they are the same g
 processes, and worker processes change nothing either.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import NamedTuple
 
 import grain
 from absl import flags
 
-from data_pipelines.components import Samples, open_components, task_groups
+from data_pipelines.components import Samples, open_components
+from data_pipelines.fetching import FetchAhead
 from data_pipelines.identity import data_identity
-from data_pipelines.mixture import Mixture, seed_for
-from data_pipelines.packing import FIRST_WINDOW, Efficiency, PackingPlan, WindowStart
+from data_pipelines.packing import Efficiency, Item
 from data_pipelines.patch_rows import PatchRowMaker, open_pictures
 from data_pipelines.rows import RowMaker
 from data_pipelines.sources.source import Problem
+from data_pipelines.streams import StreamPlans, StreamWindow, plan_rows
 from data_pipelines.tasks import tasks_of
 from qwenvl_jax.batch import Batch, OwnRows, joined_fingerprint
 from qwenvl_jax.config import Run, Stage
@@ -45,7 +46,7 @@ class BatchInfo(NamedTuple):
       dropped: samples that could not be read and for which nothing fitted.
       problems: records that could not be read, each with file, index and reason.
       records: component and record of every sample.
-      window: of the plan, that the first row of the whole batch is in.
+      windows: of the streams that these rows are of, that their first rows of the batch are in.
     """
 
     fingerprint: str
@@ -57,22 +58,30 @@ class BatchInfo(NamedTuple):
     dropped: int
     problems: tuple[Problem, ...]
     records: tuple[tuple[int, int], ...]
-    window: WindowStart
+    windows: tuple[StreamWindow, ...]
 
 
 class StepBatches:
     """Random access to the batches of a stage: number t is what step t trains on."""
 
-    def __init__(self, maker: RowMaker | PatchRowMaker, plan: PackingPlan, stage: Stage, own: OwnRows) -> None:
-        self._maker, self._plan, self._steps, self._rows, self._own = maker, plan, stage.steps, stage.rows, own
+    def __init__(self, maker: RowMaker | PatchRowMaker, plan: StreamPlans, stage: Stage, own: OwnRows) -> None:
+        self._maker, self._plan, self._steps, self._own = maker, plan, stage.steps, own
+        self._fetch_ahead = FetchAhead(plan, maker.components)
 
     def __len__(self) -> int:
         return self._steps
 
+    def planned(self, step: int) -> list[tuple[Item, ...]]:
+        """The samples of this process's rows of a batch; later ones are planned faster."""
+        return [self._plan.row(number) for number in self._numbers(step)]
+
+    def _numbers(self, step: int) -> list[int]:
+        return [step * self._plan.rows + place for place in self._own.made]
+
     def __getitem__(self, step: int) -> tuple[Batch, BatchInfo]:
-        made, counted = self._own
-        batch, all_rows = self._maker.make_rows([self._plan.row(step * self._rows + n) for n in made])
-        rows = [row for n, row in zip(made, all_rows) if n in counted]
+        self._fetch_ahead(self._numbers(step))
+        batch, all_rows = self._maker.make_rows(self.planned(step))
+        rows = [row for place, row in zip(self._own.made, all_rows) if place in self._own.counted]
         tokens, vision = sum(row.tokens for row in rows), sum(row.vision for row in rows)
         room = max(1, len(rows))
         return batch, BatchInfo(
@@ -85,7 +94,7 @@ class StepBatches:
             dropped=sum(row.dropped for row in rows),
             problems=tuple(problem for row in rows for problem in row.problems),
             records=tuple(record for row in rows for record in row.records),
-            window=self._plan.window_start(step * self._rows),
+            windows=self._plan.windows(self._numbers(step)),
         )
 
 
@@ -96,14 +105,14 @@ class StageLoader:
       step: the next batch's number; all that a checkpoint needs.
       identity: everything that decides which samples a step reads, by name (see `data_pipelines.identity`).
       components: the usable samples, and what was left out.
-      plan: the packing plan.
+      plan: the rows' samples.
     """
 
     def __init__(
         self,
         batches: StepBatches,
         components: Sequence[Samples],
-        plan: PackingPlan,
+        plan: StreamPlans,
         identity: Mapping[str, str],
         start_step: int,
         workers: int,
@@ -151,7 +160,7 @@ class StageLoader:
 
 
 def open_loader(
-    run: Run, stage: Stage, start_step: int = 0, window: WindowStart = FIRST_WINDOW, own: OwnRows | None = None
+    run: Run, stage: Stage, start_step: int = 0, windows: Iterable[StreamWindow] = (), own: OwnRows | None = None
 ) -> StageLoader:
     """The batches of a stage from step `start_step` on.
 
@@ -159,7 +168,8 @@ def open_loader(
       run: names the data, the vocabulary and the model, which decides how samples are seen.
       stage: one of its stages.
       start_step: number of the first batch, in [0, stage.steps].
-      window: `BatchInfo.window` of an earlier batch; without it all windows before the first batch are packed again.
+      windows: `BatchInfo.windows` of an earlier batch, of all processes; those of a stream that is not among them are packed
+        again, from the first to that of the first batch.
       own: the rows of a batch that this process makes; all by default.
 
     Raises:
@@ -175,29 +185,11 @@ def open_loader(
     else:
         components = open_components(stage, run.data, tasks, encoder)
         maker = RowMaker(components, tasks, encoder, *room)
-    mixture = Mixture(
-        sizes=[len(samples.records) for samples in components],
-        weights=[samples.component.weight for samples in components],
-        seeds=[
-            seed_for(run.data.seed, stage.name, samples.component.task, samples.source.fingerprint)
-            for samples in components
-        ],
-    )
-    plan = PackingPlan(
-        mixture,
-        tokens=[samples.tokens for samples in components],
-        vision=[samples.vision for samples in components],
-        groups=task_groups(components, stage.pack_within_task),
-        max_tokens=stage.sequence_length,
-        max_vision=stage.vision_per_row,
-        window=run.data.window,
-        seed=run.data.seed,
-        start=window,
-    )
-    # Planned here once: worker processes get the plan with the windows before the first row already counted.
-    plan.row(start_step * stage.rows)
+    plan = plan_rows(run, stage, components, windows)
     every = tuple(range(stage.rows))
     batches = StepBatches(maker, plan, stage, own or OwnRows(every, every))
+    # Planned here once: worker processes get the plan with the windows before the first rows already counted.
+    batches.planned(start_step)
     identity = data_identity(run, stage, components, encoder)
     return StageLoader(batches, components, plan, identity, start_step, run.data.workers, run.data.max_bad_share)
 
@@ -227,7 +219,7 @@ class DataDescription(NamedTuple):
 
 
 def describe(loader: StageLoader) -> DataDescription:
-    """The components in numbers, and the efficiency of the plan's first windows."""
+    """The components in numbers, and the efficiency of the first stream's first windows."""
     total = sum(samples.component.weight for samples in loader.components)
     described = tuple(
         ComponentDescription(
@@ -244,6 +236,7 @@ def describe(loader: StageLoader) -> DataDescription:
         )
         for samples in loader.components
     )
-    rows = [row for window in range(DESCRIBED_WINDOWS) for row in loader.plan.window_rows(window)]
+    plan = loader.plan.streams[0]
+    rows = [row for window in range(DESCRIBED_WINDOWS) for row in plan.window_rows(window)]
     samples_per_row = sum(len(row) for row in rows) / len(rows)
-    return DataDescription(described, loader.plan.efficiency(DESCRIBED_WINDOWS), samples_per_row)
+    return DataDescription(described, plan.efficiency(DESCRIBED_WINDOWS), samples_per_row)

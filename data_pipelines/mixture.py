@@ -1,15 +1,17 @@
 """Which sample comes when: a pure function of an integer.
 
 Stream position i names a component and how often it was drawn before; that draw names one of its samples
-through the component's own shuffle. Nothing is stored and nothing is read, so every position is reached
-directly.
+through the component's own order: `GlobalShuffle`, or `data_pipelines.lanes.LaneShuffle` where samples come from more
+files than a disk holds. Nothing is read, so every position is reached directly.
 """
 
 import hashlib
 import heapq
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import Protocol
 
 import numpy as np
 
@@ -20,18 +22,45 @@ ROUND_KEYS = [np.uint64(number * 0x9E3779B97F4A7C15 % 2**64) for number in range
 """Of the Feistel network; 4 rounds already make a pseudo-random permutation, small sizes profit from more."""
 
 
-def _mix(values: np.ndarray) -> np.ndarray:
+def mix(values: np.ndarray) -> np.ndarray:
     """The finalizer of SplitMix64: a bijection on uint64 whose output bits all depend on all input bits."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
 
 
-def shuffled(draws: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """The sample that each draw takes: every run of `size` draws (an epoch) is its own permutation.
+def permuted(places: np.ndarray, sizes: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """The place that each place goes to; those of one size and key are a permutation of 0 .. size - 1.
 
     A Feistel network over the next power of 4, walked until the value lies in range, needs no table at 280 M
     samples.
+
+    Args:
+      places: [n] uint64, each below its size.
+      sizes: [n] integers from 1.
+      keys: [n] uint64.
+
+    Returns:
+      [n] uint64.
+    """
+    sizes = sizes.astype(np.uint64)
+    _, bits = np.frexp((sizes - np.uint64(1)).astype(np.float64))  # exact below 2 ** 53
+    halves = np.maximum(1, (bits + 1) // 2).astype(np.uint64)
+    masks = (np.uint64(1) << halves) - np.uint64(1)
+    values = places.copy()
+    pending = np.arange(len(values))
+    while len(pending):
+        half, mask, own = halves[pending], masks[pending], keys[pending]
+        left, right = values[pending] >> half, values[pending] & mask
+        for key in ROUND_KEYS:
+            left, right = right, left ^ (mix(right ^ own ^ key) & mask)
+        values[pending] = (left << half) | right
+        pending = pending[values[pending] >= sizes[pending]]
+    return values
+
+
+def shuffled(draws: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """The sample that each draw takes: every run of `size` draws (an epoch) is its own permutation.
 
     Args:
       draws: [n] integers from 0.
@@ -41,18 +70,33 @@ def shuffled(draws: np.ndarray, size: int, seed: int) -> np.ndarray:
     Returns:
       [n] int64 in [0, size).
     """
-    epochs, values = np.divmod(np.asarray(draws, np.uint64), np.uint64(size))
-    keys = _mix(_mix(epochs + np.uint64(1)) ^ np.uint64(seed))
-    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    pending = np.arange(len(values))
-    while len(pending):
-        left, right = values[pending] >> half, values[pending] & mask
-        for key in ROUND_KEYS:
-            left, right = right, left ^ (_mix(right ^ keys[pending] ^ key) & mask)
-        values[pending] = (left << half) | right
-        pending = pending[values[pending] >= np.uint64(size)]
-    return values.astype(np.int64)
+    epochs, places = np.divmod(np.asarray(draws, np.uint64), np.uint64(size))
+    keys = mix(mix(epochs + np.uint64(1)) ^ np.uint64(seed))
+    return permuted(places, np.broadcast_to(np.int64(size), places.shape), keys).astype(np.int64)
+
+
+class Order(Protocol):
+    """Which sample of a component each of its draws takes: every run of `len` draws takes each sample once."""
+
+    def __len__(self) -> int: ...
+
+    def samples(self, draws: np.ndarray) -> np.ndarray:
+        """[n] int64 in [0, len) for [n] integers from 0."""
+
+
+@dataclass(frozen=True)
+class GlobalShuffle:
+    """The order of `shuffled`: any sample may follow any other."""
+
+    size: int
+    seed: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def samples(self, draws: np.ndarray) -> np.ndarray:
+        """See `Order`."""
+        return shuffled(draws, self.size, self.seed)
 
 
 def seed_for(*names: object) -> int:
@@ -98,23 +142,25 @@ def _cycle(weights: Sequence[int]) -> np.ndarray:
 
 
 class Mixture:
-    """The stream of samples of a stage. C components."""
+    """The stream of samples of a stage, or one of several that together read what a single one would. C components."""
 
-    def __init__(self, sizes: Sequence[int], weights: Sequence[float], seeds: Sequence[int]) -> None:
-        """Args: usable samples, share (any scale) and shuffle seed of each component.
+    def __init__(self, orders: Sequence[Order], weights: Sequence[float], stream: int = 0, streams: int = 1) -> None:
+        """Args: order and share (any scale) of each component; the number of the stream, and of how many.
+
+        Stream g of G takes the draws g, g + G, ... of every component.
 
         Raises:
           ValueError: a component without samples, or a weight that is not a positive number.
         """
-        for c, (size, weight) in enumerate(zip(sizes, weights)):
-            if size < 1:
+        for c, (order, weight) in enumerate(zip(orders, weights)):
+            if len(order) < 1:
                 raise ValueError(f"component {c} of the mixture has no samples: leave it out")
             if not (math.isfinite(weight) and weight > 0):
                 raise ValueError(f"component {c} of the mixture has weight {weight}: give a positive number")
-        self._sizes, self._seeds = list(sizes), list(seeds)
+        self._orders, self._stream, self._streams = list(orders), stream, streams
         self._cycle = _cycle(_integer_weights(weights))
         self._ranks = np.empty(len(self._cycle), np.int64)
-        self._counts = np.bincount(self._cycle, minlength=len(self._sizes)).astype(np.int64)
+        self._counts = np.bincount(self._cycle, minlength=len(self._orders)).astype(np.int64)
         for c, count in enumerate(self._counts):
             self._ranks[self._cycle == c] = np.arange(count)
 
@@ -123,11 +169,11 @@ class Mixture:
         int64."""
         cycles, places = np.divmod(np.arange(start, stop), len(self._cycle))
         components = self._cycle[places].astype(np.int64)
-        draws = cycles * self._counts[components] + self._ranks[places]
+        draws = (cycles * self._counts[components] + self._ranks[places]) * self._streams + self._stream
         samples = np.empty_like(draws)
         for c in np.unique(components):
             chosen = components == c
-            samples[chosen] = shuffled(draws[chosen], self._sizes[c], self._seeds[c])
+            samples[chosen] = self._orders[c].samples(draws[chosen])
         return components, samples
 
     def consumed(self, count: int) -> np.ndarray:

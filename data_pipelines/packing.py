@@ -237,8 +237,12 @@ class PackingPlan:
             self._kept.move_to_end(window)
             return self._kept[window]
 
+    def window_samples(self, window: int) -> tuple[np.ndarray, np.ndarray]:
+        """Components and samples of a window, both [W] int64, in the order of the stream; nothing is packed."""
+        return self._mixture.items(window * self._window, (window + 1) * self._window)
+
     def _pack_window(self, window: int) -> list[tuple[Item, ...]]:
-        components, samples = self._mixture.items(window * self._window, (window + 1) * self._window)
+        components, samples = self.window_samples(window)
         tokens, vision = np.empty_like(samples), np.empty_like(samples)
         for c in np.unique(components):
             chosen = components == c

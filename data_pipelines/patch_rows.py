@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_pipelines.components import Samples
+from data_pipelines.components import Samples, shard_cache, shards_of
 from data_pipelines.lengths import measure
 from data_pipelines.packing import Item
 from data_pipelines.reading import read_record
@@ -56,7 +56,7 @@ def open_pictures(stage: Stage, data: DataConfig, encoder: Encoder, grid: int) -
         raise ValueError(f"stage {stage.name} learns labels of patches: its task is {TASK!r}, not {other[0]!r}")
     opened = []
     for component in stage.mixture:
-        source = open_source(data.root, component.source)
+        source = open_source(data.root, component.source, shard_cache(data))
         records, vision = np.arange(len(source)), np.ones(len(source), np.int32)
         problems, reduced = source.problems, 0
         if not grid:
@@ -64,7 +64,8 @@ def open_pictures(stage: Stage, data: DataConfig, encoder: Encoder, grid: int) -
             records = np.flatnonzero(lengths.tokens)
             vision, reduced = lengths.vision[records], int(lengths.reduced.sum())
             problems = (*problems, *lengths.problems)
-        opened.append(Samples(component, source, records, vision * labels, vision, 0, reduced, {}, problems))
+        shards = shards_of(component, source, records)
+        opened.append(Samples(component, source, records, vision * labels, vision, 0, reduced, {}, problems, shards))
     return tuple(opened)
 
 

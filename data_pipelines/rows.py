@@ -1,15 +1,19 @@
 """From planned samples to the arrays of rows: read, encode, decode the pictures, write into the row."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
 
 from data_pipelines.components import Samples
 from data_pipelines.packing import Item
 from data_pipelines.reading import HungRead, read_record
-from data_pipelines.sources.source import Problem, RecordError
+from data_pipelines.sources.source import LostShard, Problem, RecordError
 from data_pipelines.tasks import Task
 from qwenvl_jax.batch import Batch, row_of
 from qwenvl_jax.processing.encoders import Encoded, Encoder
@@ -17,12 +21,15 @@ from qwenvl_jax.processing.encoders import Encoded, Encoder
 REPLACEMENT_STRIDE = 7919
 """A sample that cannot be read is replaced by the one this many places further, and so on. A prime, so that
 the search meets all samples of a component whose number of samples is no multiple of it."""
+SHARD_TRIES = 20
+"""Where samples are shuffled in lanes, candidates of the same shard that are looked at before those of others, which may
+have to be fetched first."""
 REPLACEMENT_TRIES = 200
 """Candidates that are looked at (most are too long and cost nothing) before the place stays empty."""
 
 HUNG_READS = 2
-"""Reads of a sample and its replacements that may hang before the place stays empty: then the storage is gone, and
-looking further only waits longer."""
+"""Reads of a sample and its replacements that may hang, or whose shards cannot be fetched, before the place stays empty:
+then the storage is gone, and looking further only waits longer."""
 
 
 class RowInfo(NamedTuple):
@@ -154,12 +161,17 @@ def _load_or_replace(samples: Samples, item: Item, load: Callable[[int], T]) -> 
     """
     problems: list[Problem] = []
     hung = 0
+    lost: set[int] = set()
     for sample in _candidates(samples, item.sample):
+        shard = bisect_right(samples.source.shard_ends, int(samples.records[sample]))
+        if shard in lost:
+            continue
         try:
             return load(sample), problems
         except RecordError as error:
             problems.append(Problem(error.file, error.index, error.reason))
-            hung += isinstance(error, HungRead)
+            hung += isinstance(error, (HungRead, LostShard))
+            lost |= {shard} if isinstance(error, LostShard) else set()
         except ValueError as error:
             problems.append(Problem(samples.source.name, int(samples.records[sample]), str(error)))
         if hung >= HUNG_READS:
@@ -168,7 +180,18 @@ def _load_or_replace(samples: Samples, item: Item, load: Callable[[int], T]) -> 
 
 
 def _candidates(samples: Samples, first: int) -> Iterator[int]:
-    for step in range(REPLACEMENT_TRIES):
-        sample = (first + step * REPLACEMENT_STRIDE) % len(samples.records)
+    yield first
+    places = (first + step * REPLACEMENT_STRIDE for step in range(1, REPLACEMENT_TRIES))
+    for place in chain(_same_shard(samples, first), places):
+        sample = place % len(samples.records)
         if samples.tokens[sample] <= samples.tokens[first] and samples.vision[sample] <= samples.vision[first]:
             yield sample
+
+
+def _same_shard(samples: Samples, first: int) -> Iterable[int]:
+    if samples.shards is None:
+        return ()
+    ends = np.cumsum(samples.shards)
+    shard = int(np.searchsorted(ends, first, "right"))
+    begin, size = int(ends[shard] - samples.shards[shard]), int(samples.shards[shard])
+    return (begin + (first - begin + step) % size for step in range(1, min(size, 1 + SHARD_TRIES)))

@@ -1,4 +1,4 @@
-"""`qwenvl data VERB`: makes the small worlds that the tiny recipes learn and their vocabularies; cleans and shows data."""
+"""`qwenvl data VERB`: makes the worlds that the tiny recipes learn and their vocabularies; indexes, cleans, shows data."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -53,6 +53,7 @@ WORLDS: dict[str, tuple[type, Callable[..., None]]] = {
 
 VERBS = {
     # verb -> (module, what it does)
+    "index": ("launch.index", "the index of a source and its samples' lengths, ahead of a run"),
     "clean": ("launch.clean", "tars of img2dataset through the paper's rules into shards"),
     "inspect": ("launch.inspect", "one page on what a recipe or a path would train on"),
 }

@@ -57,13 +57,22 @@ def chosen(options: InspectOptions) -> tuple[Run, list[Stage]]:
     run = recipe(options.target if is_recipe else options.recipe)
     if options.root is not None:
         run = dataclasses.replace(run, data=dataclasses.replace(run.data, root=options.root))
-    names = [stage.name for stage in run.stages]
-    if options.stage is not None and options.stage not in names:
-        raise ValueError(f"recipe {run.name} has no stage {options.stage!r}; stages: {', '.join(names)}")
+    stage = stage_for_path(run, options.stage)
     if is_recipe:
         return run, [stage for stage in run.stages if options.stage in (None, stage.name)]
-    usual = next(stage.name for stage in reversed(run.stages) if stage.vision_per_row)
-    stage = next(stage for stage in run.stages if stage.name == (options.stage or usual))
     encoder = stage_encoder(run.model, stage, run.data.tokenizer)
     mixture = own_mixture(run.data, options.target, tasks_of(run.model), encoder)
     return run, [dataclasses.replace(stage, mixture=mixture)]
+
+
+def stage_for_path(run: Run, name: str | None) -> Stage:
+    """The stage of that name; without one, the last that sees pictures.
+
+    Raises:
+      ValueError: there is none of that name.
+    """
+    names = [stage.name for stage in run.stages]
+    if name is not None and name not in names:
+        raise ValueError(f"recipe {run.name} has no stage {name!r}; stages: {', '.join(names)}")
+    usual = next(stage.name for stage in reversed(run.stages) if stage.vision_per_row)
+    return next(stage for stage in run.stages if stage.name == (name or usual))

@@ -15,7 +15,7 @@ VERBS = {
     "plan": ("launch.plan", "plan", "what a recipe costs on a topology, before renting it"),
     "evaluate": ("launch.evaluate", "main", "scores of a checkpoint on held-out data"),
     "chat": ("launch.chat", "chat", "ask a checkpoint about pictures"),
-    "data": ("launch.data", "data", "make, clean and inspect data"),
+    "data": ("launch.data", "data", "make, index, clean and inspect data"),
 }
 
 USAGE = "usage: qwenvl VERB ... (qwenvl VERB --help tells more)\n" + "\n".join(

@@ -1,7 +1,7 @@
 """`qwenvl train RECIPE`: trains a recipe's stages, and evaluates after each where held-out data lies beside the data."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +16,9 @@ from configs.recipes import recipe
 from data_pipelines.components import own_mixture
 from data_pipelines.identity import check_identity
 from data_pipelines.loader import StageLoader, describe, open_loader
-from data_pipelines.packing import WindowStart
 from data_pipelines.quarantine import Quarantine
+from data_pipelines.sources.remote import is_address
+from data_pipelines.streams import StreamWindow
 from data_pipelines.tasks import tasks_of
 from launch.evaluate import evaluate_stage, held_out_folder, report
 from qwenvl_jax.config import ARCHITECTURES, ModelConfig, Qwen2VLConfig, QwenVLConfig, Run, Stage, from_json, to_json
@@ -47,9 +48,9 @@ class TrainOptions:
     """With `--coordinator HOST:PORT`: the number of this one, from 0."""
     workdir: Path | None = None
     """Folder of checkpoints, metrics and report; runs/RECIPE, or runs/RECIPE-FILE with `--data`. What lies there goes on."""
-    data: Path | None = None
+    data: str | None = None
     """Own data in place of the stage's mixture: a JSON or JSONL of conversations, a folder of shards or tars, a Parquet,
-    an annotation file; all tasks that apply to it are trained."""
+    an annotation file, the address of shards elsewhere; all tasks that apply to it are trained."""
     start: Path | None = None
     """Run, checkpoint or converted folder that the first stage starts from, with its model and its tokenizer."""
     scale_steps: float = 1.0
@@ -63,7 +64,7 @@ def train(arguments: list[str]) -> None:
     if source := options.start or (Path(run.initial) if run.initial and Path(run.initial).exists() else None):
         run = override(with_model_of(source, recipe(options.recipe)), rest)
     run, stages = choose(run, options)
-    workdir = options.workdir or Path("runs") / (run.name + (f"-{options.data.stem}" if options.data else ""))
+    workdir = options.workdir or Path("runs") / (run.name + (f"-{Path(options.data).stem}" if options.data else ""))
     start_processes(options.coordinator, options.processes, options.process, run.lost_seconds)
     with own_log(workdir):
         train_stages(run, stages, options.start, workdir)
@@ -126,13 +127,14 @@ def choose(run: Run, options: TrainOptions) -> tuple[Run, tuple[Stage, ...]]:
     if options.data is not None:
         if options.stage == "all":
             raise ValueError(f"--data replaces one stage's mixture: add --stage, one of {', '.join(names)}")
-        if not options.data.exists():
+        if not is_address(options.data) and not Path(options.data).exists():
             raise FileNotFoundError(f"--data {options.data}: there is no such file or folder")
     scaled = [dataclasses.replace(s, steps=max(1, round(s.steps * options.scale_steps))) for s in run.stages]
     if options.data is not None:
         chosen = next(stage for stage in scaled if stage.name == options.stage)
         encoder = stage_encoder(run.model, chosen, run.data.tokenizer)
-        own = own_mixture(run.data, str(options.data.resolve()), tasks_of(run.model), encoder)
+        name = options.data if is_address(options.data) else str(Path(options.data).resolve())
+        own = own_mixture(run.data, name, tasks_of(run.model), encoder)
         scaled = [dataclasses.replace(s, mixture=own) if s.name == options.stage else s for s in scaled]
     run = dataclasses.replace(run, stages=tuple(scaled))
     return run, choose_stages(run, options.stage)
@@ -235,9 +237,9 @@ def before(workdir: Path, stages: list[str]) -> tuple[Path, str, int] | None:
         return None
 
 
-def opened(run: Run, stage: Stage, workdir: Path, mesh: Mesh, start: int, window: tuple[int, int]) -> Batches:
+def opened(run: Run, stage: Stage, workdir: Path, mesh: Mesh, start: int, windows: Sequence[Sequence[int]]) -> Batches:
     """This process's rows of the stage's batches, after saying what they are made of; lists what cannot be read."""
-    loader = open_loader(run, stage, start, WindowStart(*window), own_rows(stage.rows, mesh))
+    loader = open_loader(run, stage, start, [StreamWindow(*known) for known in windows], own_rows(stage.rows, mesh))
     check_identity(workdir, stage.name, start, loader.identity, keep=writes())
     quarantine = Quarantine(workdir, stage.name, start, jax.process_index(), jax.process_count())
     if start == 0 and writes():

@@ -170,9 +170,12 @@ class Component:
     task: str
     """A name of `data_pipelines.tasks.TASKS`."""
     source: str
-    """A folder of shards below `DataConfig.root`, or a JSON file of conversations."""
+    """A path below `DataConfig.root`, or an address (`gs://...`): see data_pipelines/README.md."""
     weight: float
     """Share of the samples (any scale; only ratios count)."""
+    lanes: bool = False
+    """Shuffled in lanes (`DataConfig.lanes`) rather than globally, for more shards than a disk holds. A source that lies
+    elsewhere always is."""
 
 
 @dataclass(frozen=True)
@@ -282,7 +285,11 @@ class DataConfig:
     """Where the data lies and how it is ordered."""
 
     root: str = "data"
-    """Folder with the sources that mixtures name."""
+    """Folder with the sources that mixtures name; `gs://`, `s3://` and `http(s)://` too."""
+    cache: str = "data/.cache"
+    """Folder that files of sources elsewhere are fetched into, on a local disk; processes of a machine may share it."""
+    cache_bytes: int = 64 << 30
+    """Bytes of the files in it: at least what is in use at a time, see `lane_window`."""
     tokenizer: str = "bytes"
     """`bytes`, `world` or `native` (byte pairs of a synthetic world), or a `qwen.tiktoken` file (or its folder)."""
     seed: int = 0
@@ -292,6 +299,14 @@ class DataConfig:
     """Loader processes; 0 reads in a thread of the training process. The order is the same for every number."""
     max_bad_share: float = 0.2
     """Share of unreadable records, of a source or of the samples read so far, above which the run stops."""
+    streams: int = 1
+    """Equal parts of a batch's rows, each with samples of its own: a multiple of the processes, where each of them shall
+    read and plan a part of the shards instead of all."""
+    lanes: int = 16
+    """Components in lanes: how many places of the corpus a stream reads from in turn."""
+    lane_window: int = 8
+    """Components in lanes: shards of a lane that are shuffled together. At most streams x lanes x (lane_window + 1)
+    shards are in use at a time."""
 
 
 @dataclass(frozen=True)

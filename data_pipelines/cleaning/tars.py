@@ -18,8 +18,8 @@ from data_pipelines.cleaning.funnel import DAMAGED, NOT_FETCHED, SHORTER, UNREAD
 from data_pipelines.cleaning.rules import Pair, judge, score_step
 from data_pipelines.cleaning.thresholds import CLIP, Thresholds
 from data_pipelines.sources.captions import caption_question
-from data_pipelines.sources.index import Entry, sentence
-from data_pipelines.sources.source import Problem
+from data_pipelines.sources.index import Entry
+from data_pipelines.sources.source import Problem, sentence
 from data_pipelines.sources.webdataset import (
     COLUMNS,
     TarSample,

@@ -7,11 +7,13 @@ so that it opens no shard.
 """
 
 import hashlib
+import io
 import json
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +22,9 @@ import numpy as np
 from array_record.python import array_record_module
 
 from data_pipelines.records import Record, pack_record, unpack_record
-from data_pipelines.sources.source import Problem, RecordError
+from data_pipelines.sources.folder import Folder, LocalFolder
+from data_pipelines.sources.remote import FetchError, RemoteFolder, RemoteShards
+from data_pipelines.sources.source import LostShard, Problem, RecordError, sentence
 
 MANIFEST = "manifest.json"
 SIZES = "sizes.npz"
@@ -115,34 +119,49 @@ def write_shards(folder: Path, records: Iterable[Record], records_per_shard: int
 
 
 class ArrayRecordSource:
-    """The records of a folder made by `write_shards`. Opens a shard when a record of it is first read."""
+    """The records of a folder made by `write_shards`. Opens a shard when a record of it is first read.
+
+    Attributes:
+      remote: the shards, where the folder lies elsewhere; then each is fetched when a record of it is read.
+    """
 
     problems: tuple[Problem, ...] = ()
 
-    def __init__(self, folder: Path) -> None:
-        """Reads the manifest and looks that the shards exist; opens none.
+    def __init__(self, folder: Path | RemoteFolder) -> None:
+        """Reads the manifest and looks that the shards of a local folder exist; opens none.
 
         Raises:
           ValueError: no manifest, a wrong one, or missing shards.
+          OSError: the manifest of a folder elsewhere is not there, or cannot be fetched.
         """
-        self._folder = Path(folder)
+        self._folder: Folder = folder if isinstance(folder, RemoteFolder) else LocalFolder(folder)
         self.name = self._folder.name
-        self.cache_folder = str(self._folder)
-        path = self._folder / MANIFEST
+        path = self._folder.where(MANIFEST)
         try:
-            manifest = path.read_bytes()
+            manifest = self._folder.read(MANIFEST)
             content = json.loads(manifest)
             self._files = [str(shard["file"]) for shard in content["shards"]]
             counts = [int(shard["records"]) for shard in content["shards"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(folder, RemoteFolder) and isinstance(error, OSError):
+                raise  # not there, or not to be had now: not damaged
             raise ValueError(f"{path} cannot be read ({error}): make the shards again") from error
         if content.get("schema") != SCHEMA:
             raise ValueError(f"{path} has schema {content.get('schema')}, known is {SCHEMA}: make the shards again")
-        present = {entry.name for entry in self._folder.iterdir()}
-        if missing := [file for file in self._files if file not in present]:
-            raise ValueError(f"{self._folder} lacks {len(missing)} of its shards, first {missing[0]}: copy it again")
-        self._ends = list(accumulate(counts))
+        self.shard_ends = list(accumulate(counts))
         self.fingerprint = hashlib.sha256(manifest).hexdigest()[:16]
+        self.remote: RemoteShards | None = None
+        if isinstance(folder, RemoteFolder):
+            if outside := [file for file in self._files if "/" in file]:
+                raise ValueError(f"{path} names {outside[0]}, which is no file of its folder: make the shards again")
+            self._folder = replace(folder, version=self.fingerprint)
+            self.remote = RemoteShards(self._folder, tuple((file, None) for file in self._files))
+            self.cache_folder = str(folder.kept)
+        else:
+            present = {entry.name for entry in folder.iterdir()}
+            if missing := [file for file in self._files if file not in present]:
+                raise ValueError(f"{folder} lacks {len(missing)} of its shards, first {missing[0]}: copy it again")
+            self.cache_folder = str(folder)
         self._start_reading()
 
     def _start_reading(self) -> None:
@@ -157,7 +176,7 @@ class ArrayRecordSource:
         self._start_reading()
 
     def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
+        return self.shard_ends[-1] if self.shard_ends else 0
 
     def __iter__(self) -> Iterator[Record]:
         return (self[index] for index in range(len(self)))
@@ -167,28 +186,31 @@ class ArrayRecordSource:
 
         Raises:
           IndexError: there is no such number.
-          RecordError: the bytes on disk are damaged.
+          RecordError: the bytes on disk are damaged, or cannot be fetched.
         """
         if not 0 <= index < len(self):
-            raise IndexError(f"{self._folder} has {len(self)} records, asked for number {index}")
-        shard = bisect_right(self._ends, index)
-        local = index - (self._ends[shard - 1] if shard else 0)
+            raise IndexError(f"{self._folder.where('')} has {len(self)} records, asked for number {index}")
+        shard = bisect_right(self.shard_ends, index)
+        local = index - (self.shard_ends[shard - 1] if shard else 0)
         try:
-            return unpack_record(self._reader(shard).read([local])[0])
+            with self._folder.local(self._files[shard]) as path:
+                data = self._reader(shard, path).read([local])[0]
+            return unpack_record(data)
         except (ValueError, RuntimeError, IndexError, OSError) as error:
-            file = str(self._folder / self._files[shard])
-            raise RecordError(file, local, str(error).splitlines()[0]) from error
+            kind = LostShard if isinstance(error, (FetchError, FileNotFoundError)) else RecordError
+            raise kind(self._folder.where(self._files[shard]), local, sentence(error)) from error
 
     def outline(self, index: int) -> Record:
         """The whole record: a shard holds texts and pictures together, so leaving the pictures out saves nothing."""
         return self[index]
 
-    def _reader(self, shard: int) -> Any:
+    def _reader(self, shard: int, path: Path) -> Any:
         with self._lock:
             reader = self._readers.pop(shard, None)
             if reader is None:
+                self._close_removed()
                 reader = array_record_module.ArrayRecordReader(
-                    str(self._folder / self._files[shard]),
+                    str(path),
                     options="readahead_buffer_size:0,max_parallelism:0",
                     file_reader_buffer_size=32768,
                 )
@@ -198,7 +220,13 @@ class ArrayRecordSource:
                 self._readers.popitem(last=False)
         return reader
 
+    def _close_removed(self) -> None:
+        """A shard that the cache has removed keeps its room on the disk as long as it is open."""
+        if self.remote is not None:
+            cached = self.remote.folder.is_cached
+            self._readers = OrderedDict((n, reader) for n, reader in self._readers.items() if cached(self._files[n]))
+
     def sizes(self) -> Sizes:
         """Sizes of all pictures, from the sidecar."""
-        with np.load(self._folder / SIZES) as stored:
+        with np.load(io.BytesIO(self._folder.read(SIZES))) as stored:
             return Sizes(stored["images"], stored["widths"], stored["heights"])

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from data_pipelines.records import Record, StoredImage, StoredVideo, Turn
 from data_pipelines.sources.conversation_forms import as_qwen, is_foreign, learnable
 from data_pipelines.sources.paths import file_below
+from data_pipelines.sources.remote import RemoteShards
 from data_pipelines.sources.source import Problem, RecordError
 from qwenvl_jax.processing.images import image_size
 from qwenvl_jax.processing.markup import ImageSpan, PlainText, parse
@@ -48,6 +49,7 @@ class ConversationSource:
         self._path = Path(path)
         self.name = self._path.name
         self.cache_folder = str(self._path.parent)
+        self.remote: RemoteShards | None = None
         content = _read(self._path)
         digest = hashlib.sha256(content)
         entries, broken = _parse(content, self._path)
@@ -62,6 +64,7 @@ class ConversationSource:
                 problems.append(Problem(str(self._path), index, str(error)))
             else:
                 self._records.append(conversation)
+        self.shard_ends = [len(self._records)]
         self.problems = tuple(sorted(problems))
         self.fingerprint = digest.hexdigest()[:16]
         if not self._records:

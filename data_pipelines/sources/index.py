@@ -11,23 +11,18 @@ import json
 import logging
 import mmap
 import os
-import re
-import tempfile
-import threading
-from bisect import bisect_right
-from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import msgpack
 import numpy as np
 
 from data_pipelines.records import Record, pack_record, unpack_record
-from data_pipelines.sources.source import Problem, RecordError
+from data_pipelines.sources.paths import index_name
+from data_pipelines.sources.source import Problem, RecordError, sentence
 from qwenvl_jax.processing.images import image_size
 
 logger = logging.getLogger(__name__)
@@ -38,8 +33,6 @@ INDEX_FOLDER = ".index"
 SUMMARY = "files.json"
 FILES_PER_SUMMARY = 64
 """Indexed files after which the summary is written: what is lost when indexing is stopped."""
-MAPPED_FILES = 64
-"""Indexes that one source keeps mapped: each costs a file descriptor."""
 
 Place = tuple[int | str, ...]
 """Where a picture lies in or beside a file; only its format knows how to read it."""
@@ -122,22 +115,25 @@ class MappedIndex:
         return Entry(number, unpack_record(packed), places)
 
 
-def read_pictures(format: Format, file: Path, entry: Entry) -> Record:
+def read_pictures(format: Format, file: Path, entry: Entry, where: str = "") -> Record:
     """The entry's record with its pictures.
+
+    Args:
+      where: the file's name for messages, if it is a copy of another one.
 
     Raises:
       RecordError: a picture cannot be read, or is not the one that was indexed.
     """
-    images = []
+    images, where = [], where or str(file)
     for image, place in zip(entry.outline.images, entry.places):
         try:
             data = format.read(file, place)
             size = image_size(data)
         except (OSError, ValueError) as error:
-            raise RecordError(str(file), entry.number, f"picture: {sentence(error)}") from error
+            raise RecordError(where, entry.number, f"picture: {sentence(error)}") from error
         if size != (image.width, image.height):
             reason = f"picture is {size[0]}x{size[1]} pixels, its index says {image.width}x{image.height}"
-            raise RecordError(str(file), entry.number, reason)
+            raise RecordError(where, entry.number, reason)
         images.append(replace(image, data=data))
     return replace(entry.outline, images=tuple(images))
 
@@ -163,18 +159,6 @@ def index_file(format: Format, folder: Path, index_folder: Path, name: str) -> I
     return IndexedFile(name, size, time, *write_index(index_folder / index_name(name), entries()))
 
 
-def sentence(error: BaseException) -> str:
-    """The first line of what an error says, without the file's name."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def index_name(name: str) -> str:
-    """Name of a file's index. The digest keeps names apart that differ in letters which are replaced."""
-    return f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)[-80:]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
 def build_index(
     folder: Path,
     files: Sequence[str],
@@ -193,15 +177,15 @@ def build_index(
       OSError: the index cannot be written.
     """
     index_folder.mkdir(parents=True, exist_ok=True)
-    known = _load_summary(index_folder)
+    known = load_summary(index_folder)
     stale = [name for name in files if not _is_current(known.get(name), folder / name, index_folder)]
     for count, found in enumerate(each(partial(index_file, format, folder, index_folder), stale), start=1):
         known[found.file] = found
         if count % FILES_PER_SUMMARY == 0:
-            _save_summary(index_folder, known)
+            save_summary(index_folder, known)
     if stale or set(known) - set(files):
         known = {name: known[name] for name in files}
-        _save_summary(index_folder, known)
+        save_summary(index_folder, known)
     return [known[name] for name in files]
 
 
@@ -228,124 +212,28 @@ def _status(path: Path) -> tuple[int, int]:
     return size, newest
 
 
-def _load_summary(index_folder: Path) -> dict[str, IndexedFile]:
+def load_summary(index_folder: Path) -> dict[str, IndexedFile]:
+    """The files of an index by name; none where it is not there, or was cut off by a kill: then it is made again."""
     try:
-        content = json.loads((index_folder / SUMMARY).read_text())
-        if content["version"] != INDEX_VERSION:
-            return {}
-        return {
-            file: IndexedFile(file, size, time, records, sha256, tuple(Problem(*problem) for problem in problems))
-            for file, size, time, records, sha256, problems in content["files"]
-        }
+        return parse_summary((index_folder / SUMMARY).read_bytes())
     except (OSError, ValueError, KeyError, TypeError):
-        return {}  # not there, or cut off by a kill: the index is made again
+        return {}
 
 
-def _save_summary(index_folder: Path, files: dict[str, IndexedFile]) -> None:
+def parse_summary(data: bytes) -> dict[str, IndexedFile]:
+    """Raises ValueError, KeyError or TypeError where this is no summary; one of another version has no files."""
+    content = json.loads(data)
+    if content["version"] != INDEX_VERSION:
+        return {}
+    return {
+        file: IndexedFile(file, size, time, records, sha256, tuple(Problem(*problem) for problem in problems))
+        for file, size, time, records, sha256, problems in content["files"]
+    }
+
+
+def save_summary(index_folder: Path, files: dict[str, IndexedFile]) -> None:
+    """Writes the summary whole or not at all."""
     written = index_folder / f".{SUMMARY}.{os.getpid()}"
     rows = [astuple(file) for file in files.values()]
     written.write_text(json.dumps({"version": INDEX_VERSION, "files": rows}))
     written.replace(index_folder / SUMMARY)
-
-
-class IndexedSource:
-    """The usable entries of files that are read in place. Opens an index when a record of its file is first read."""
-
-    def __init__(
-        self,
-        folder: Path,
-        files: Sequence[str],
-        format: Format,
-        name: str,
-        each: Callable[[Callable, Sequence[str]], Iterable[IndexedFile]] = map,
-    ) -> None:
-        """Indexes what is not indexed yet.
-
-        Args:
-          folder: where the files lie.
-          files: their names below it, in the order of the records.
-          format: reads them.
-          name: of the source; sources of one folder need different ones.
-          each: see `build_index`.
-
-        Raises:
-          ValueError: no entry can be used; the sentence counts the reasons.
-        """
-        self.name, self._folder, self._format = name, Path(folder), format
-        index_folder = self._folder / INDEX_FOLDER / index_name(name)
-        try:
-            indexed = build_index(self._folder, files, format, index_folder, each)
-        except OSError as error:
-            self._temporary = tempfile.TemporaryDirectory(prefix="qwenvl-index-")
-            logger.warning(
-                "the index of %s cannot be kept in %s (%s): it will be made again next time",
-                folder, index_folder, error.strerror,
-            )  # fmt: skip
-            index_folder = Path(self._temporary.name)
-            indexed = build_index(self._folder, files, format, index_folder, each)
-        self.cache_folder = str(index_folder)
-        self.problems = tuple(problem for file in indexed for problem in file.problems)
-        self._files = [file.file for file in indexed]
-        self._ends = list(accumulate(file.records for file in indexed))
-        digest = hashlib.sha256("\0".join([str(INDEX_VERSION), *(file.sha256 for file in indexed)]).encode())
-        self.fingerprint = digest.hexdigest()[:16]
-        self._start_reading()
-        if not len(self):
-            raise ValueError(f"{self._folder / name}: {nothing_usable(self.problems)}")
-
-    def _start_reading(self) -> None:
-        self._mapped: OrderedDict[int, MappedIndex] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_mapped", "_lock", "_temporary")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._start_reading()
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def outline(self, index: int) -> Record:
-        """Record number `index` from the index alone; see `RecordSource`."""
-        return self._entry(index)[1].outline
-
-    def __getitem__(self, index: int) -> Record:
-        """Record number `index`.
-
-        Raises:
-          IndexError: there is no such number.
-          RecordError: a picture cannot be read, or is not the one that was indexed.
-        """
-        file, entry = self._entry(index)
-        return read_pictures(self._format, file, entry)
-
-    def _entry(self, index: int) -> tuple[Path, Entry]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"{self._folder} has {len(self)} records, asked for number {index}")
-        file = bisect_right(self._ends, index)
-        local = index - (self._ends[file - 1] if file else 0)
-        path = self._folder / self._files[file]
-        try:
-            return path, self._map(file)[local]
-        except (OSError, ValueError, IndexError, TypeError) as error:
-            raise RecordError(str(path), local, f"its index cannot be read ({sentence(error)})") from error
-
-    def _map(self, file: int) -> MappedIndex:
-        with self._lock:
-            mapped = self._mapped.pop(file, None)
-            if mapped is None:
-                mapped = MappedIndex(Path(self.cache_folder) / index_name(self._files[file]))
-            self._mapped[file] = mapped
-            if len(self._mapped) > MAPPED_FILES:
-                # Not closed here: another thread may be reading from it; it closes with its last reference.
-                self._mapped.popitem(last=False)
-        return mapped
-
-
-def nothing_usable(problems: Sequence[Problem]) -> str:
-    """Why a source has no record: how many entries there are, and the most frequent reasons."""
-    reasons = Counter(problem.reason for problem in problems).most_common(3)
-    why = "; ".join(f"{count} times: {reason}" for reason, count in reasons)
-    return f"none of its {len(problems)} entries can be used" + (f" ({why})" if why else "")

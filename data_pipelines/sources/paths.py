@@ -1,10 +1,17 @@
 """Paths that a file of annotations or a conversation names: they stay below the folder that they belong to."""
 
+import hashlib
 import os
+import re
 import unicodedata
 from pathlib import Path
 
 REMOTE = ("http://", "https://", "gs://", "s3://", "file://", "data:")
+
+
+def index_name(name: str) -> str:
+    """Name of what belongs to a file or folder. The digest keeps names apart that differ in letters which are replaced."""
+    return f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)[-80:]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def file_below(folder: Path, path: str, kind: str = "picture") -> Path:

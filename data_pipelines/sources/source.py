@@ -1,9 +1,11 @@
 """What every source of records offers, whatever the format on disk."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from data_pipelines.records import Record
+from data_pipelines.sources.remote import RemoteShards
 
 
 class RecordError(ValueError):
@@ -17,6 +19,13 @@ class RecordError(ValueError):
         return RecordError, (self.file, self.index, self.reason)
 
 
+class LostShard(RecordError):
+    """A record whose file cannot be fetched, so that those beside it cannot be read either."""
+
+    def __reduce__(self) -> tuple:
+        return LostShard, (self.file, self.index, self.reason)
+
+
 @dataclass(frozen=True, order=True)
 class Problem:
     """An entry that was left out of a source when it was opened."""
@@ -24,6 +33,13 @@ class Problem:
     file: str
     index: int
     reason: str
+
+
+def sentence(error: BaseException) -> str:
+    """The first line of what an error says, without the file's name."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 class RecordSource(Protocol):
@@ -44,6 +60,14 @@ class RecordSource(Protocol):
     @property
     def problems(self) -> tuple[Problem, ...]:
         """Entries that were left out, each with its reason."""
+
+    @property
+    def shard_ends(self) -> Sequence[int]:
+        """Number of records up to and with each of its files, in order; the last is that of all records."""
+
+    @property
+    def remote(self) -> RemoteShards | None:
+        """What is fetched before it is read, where it does not lie on this machine."""
 
     def __len__(self) -> int: ...
 

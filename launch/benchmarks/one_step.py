@@ -63,7 +63,7 @@ def main() -> None:
     counts: list[int] = []
     rows: Counter[tuple[int, ...]] = Counter()
 
-    def batches(start: int, _: tuple[int, int]) -> Batches:
+    def batches(start: int, _: object) -> Batches:
         with closing(open_loader(run, stage, start)) as loader:
             for batch, info in loader:
                 counts.append(len(compilations))

@@ -22,8 +22,8 @@ def poison(hangs_at: int) -> None:
     """Puts the faults between the loader and the loop; the last process is the one whose loader hangs."""
     opened = module.opened
 
-    def poisoned(run: Any, stage: Any, workdir: Any, mesh: Any, first: int, window: Any) -> Iterator[Any]:
-        for step, (batch, info) in enumerate(opened(run, stage, workdir, mesh, first, window), first):
+    def poisoned(run: Any, stage: Any, workdir: Any, mesh: Any, first: int, windows: Any) -> Iterator[Any]:
+        for step, (batch, info) in enumerate(opened(run, stage, workdir, mesh, first, windows), first):
             if step == hangs_at and jax.process_index() == jax.process_count() - 1:
                 time.sleep(1e6)
             weights = batch.loss_weights

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,8 +42,9 @@ class BatchInfo(Counts, Records, Protocol):
         """Identifies the samples in them; see `joined_fingerprint`."""
 
     @property
-    def window(self) -> tuple[int, int]:
-        """Where the batch lies in its plan; given back to a resumed run's loader, so that it need not plan all before."""
+    def windows(self) -> Sequence[Sequence[int]]:
+        """Where they lie in their plans, as integers; a resumed loader is given those of all processes, so that it need
+        not plan all before."""
 
 
 Batches = Generator[tuple[Batch, BatchInfo], None, None]
@@ -79,7 +80,7 @@ def train_stage(
     stage: Stage,
     architecture: Architecture,
     starting_point: Callable[[], Parameters],
-    open_batches: Callable[[int, tuple[int, int]], Batches],
+    open_batches: Callable[[int, Sequence[Sequence[int]]], Batches],
     mesh: Mesh,
     workdir: Path,
 ) -> Parameters:
@@ -88,8 +89,8 @@ def train_stage(
     Args:
       starting_point: gives path -> array, where there is no checkpoint of the stage; used up: their memory may become the
         state's.
-      open_batches: called with the first step to deliver and the `window` of the batch before; yields this process's rows of
-        each global batch.
+      open_batches: called with the first step to deliver and the `windows` of the batch before; yields this process's rows
+        of each global batch.
 
     Returns:
       All parameters after the stage.
@@ -106,7 +107,7 @@ def train_stage(
         if found := checkpoints.resume(shapes):
             start, state, position = found
         else:
-            start, position = 0, {"window": (0, 0), "unlogged": [], "skipped_in_a_row": 0}
+            start, position = 0, {"windows": [], "unlogged": [], "skipped_in_a_row": 0}
             state, _ = initial_state(run, stage, architecture, starting_point(), mesh)
         if start < stage.steps:
             accounting, expected = Accounting(run, stage, table), abstract_batch(run, stage, mesh)
@@ -114,7 +115,7 @@ def train_stage(
                 compiled, stop, watchdog = None, StopRequest(), Watchdog(workdir, run.hang_seconds)
                 meter = Meter(counted_rows(stage.rows, mesh), position["unlogged"])
                 skipped = skipped_updates(run, stage, workdir, start, position)
-                with closing(open_batches(start, position["window"])) as batches, closing(skipped), stop, watchdog:
+                with closing(open_batches(start, position["windows"])) as batches, closing(skipped), stop, watchdog:
                     for step in range(start + 1, stage.steps + 1):
                         began = time.perf_counter()
                         with watchdog.waits_for(f"batch {step} from the loader", 1 if compiled else FIRST):
@@ -139,14 +140,16 @@ def train_stage(
                         saves = stopped or step == stage.steps or step % run.checkpoint.every == 0
                         if logs or saves:
                             with watchdog.waits_for(f"step {step} on the devices"):
-                                fingerprint = joined_fingerprint(gather(info.fingerprint))
+                                fingerprints, windows = zip(*gather((info.fingerprint, info.windows)))
+                                fingerprint = joined_fingerprint(fingerprints)
                                 figures, unlogged = meter.figures(accounting.tasks), meter.unlogged()
                                 skipped.settle()
                         if logs:
                             recorder.write(step, accounting.complete(step, figures), fingerprint)
                             meter.reset()
                         if saves:
-                            position = {"stage": stage.name, "fingerprint": fingerprint, "window": info.window}
+                            position = {"stage": stage.name, "fingerprint": fingerprint}
+                            position["windows"] = sorted({tuple(known) for part in windows for known in part})
                             position |= {"unlogged": [] if logs else unlogged, "skipped_in_a_row": skipped.in_a_row}
                             with watchdog.waits_for(f"the disk to take checkpoint {step}", FIRST):
                                 checkpoints.save(step, state, position)

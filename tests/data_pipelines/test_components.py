@@ -25,6 +25,7 @@ def make_lengths(*columns, problems=()):
 def select_from(lengths, **stage_fields):
     class Source:
         problems = ()
+        remote = None
 
         def __len__(self):
             return len(lengths.tokens)

@@ -47,11 +47,11 @@ def test_restart_continues_exactly(data_root, step):
     or not, in any number of processes."""
     run = make_run(str(data_root))
     whole = load(run)
-    window = whole[step - 1][1].window
+    windows = whole[step - 1][1].windows
     assert same(load(run, start_step=step), whole[step:])
-    assert same(load(run, start_step=step, window=window), whole[step:])
+    assert same(load(run, start_step=step, windows=windows), whole[step:])
     second = {"own": OwnRows((2, 3), (2, 3))}
-    assert same(load(run, start_step=step, window=window, **second), load(run, **second)[step:])
+    assert same(load(run, start_step=step, windows=windows, **second), load(run, **second)[step:])
 
 
 def test_workers_change_nothing(data_root):

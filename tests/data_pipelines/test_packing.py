@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.mixture import Mixture
+from data_pipelines.mixture import GlobalShuffle, Mixture
 from data_pipelines.packing import PackingPlan, best_fit_decreasing, fill_evenly, fill_row_by_row, pack
 from qwenvl_jax.config import PAPER_VIDEOS, RELEASED_IMAGES
 from qwenvl_jax.processing.patches import grid_of, resize_within
@@ -33,7 +33,7 @@ def make_plan(groups=(0, 0, 0), window=64, max_images=3, size=200, **arguments):
     rng = np.random.default_rng(0)
     tokens = [rng.integers(80, 331, size) for _ in range(3)]
     images = [np.ones(size, int), np.ones(size, int), np.zeros(size, int)]
-    mixture = Mixture([size] * 3, [4, 2, 1], [1, 2, 3])
+    mixture = Mixture([GlobalShuffle(size, seed) for seed in (1, 2, 3)], [4, 2, 1])
     return PackingPlan(mixture, tokens, images, groups, 512, max_images, window, seed=0, **arguments)
 
 
@@ -66,7 +66,7 @@ def test_a_plan_goes_on_from_a_window(monkeypatch):
 def test_rows_of_windows_are_the_stream():
     """All rows together hold the stream's samples once, window by window."""
     plan = make_plan()
-    mixture = Mixture([200] * 3, [4, 2, 1], [1, 2, 3])
+    mixture = Mixture([GlobalShuffle(200, seed) for seed in (1, 2, 3)], [4, 2, 1])
     held = [item for window in range(5) for row in plan.window_rows(window) for item in row]
     components, samples = mixture.items(0, 5 * 64)
     assert sorted(held) == sorted(zip(components.tolist(), samples.tolist()))
@@ -139,7 +139,7 @@ def test_tokens_and_patches_run_out_together(length):
     room = -(-int(patches.sum() / tokens.sum() * length) // 512) * 512
     over = np.maximum(patches - room, 0)
     tokens, patches = tokens - -(-over // 4), patches - 4 * -(-over // 4)
-    stream = Mixture([len(tokens)], [1.0], [0])
+    stream = Mixture([GlobalShuffle(len(tokens), 0)], [1.0])
     plan = PackingPlan(stream, [tokens], [patches], [0], length, room, 1024, seed=0)
     used = plan.efficiency(4)
     assert used.tokens >= 0.97

@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 from data_pipelines.sources.opening import open_source
+from data_pipelines.sources.source import Problem
 from launch.data import WORLDS, data
+from launch.index import reasons
 from launch.train import train
 from qwenvl_jax.training.json_lines import read_lines
 
@@ -60,6 +62,19 @@ def test_clean_inspect_train(home, monkeypatch, capsys):
     assert all("loss/caption" in line for line in lines)
 
 
+def test_index_says_what_a_source_holds(home, monkeypatch, capsys):
+    """Records, entries left out with their reasons, and samples of each task, for which lengths lie there afterwards."""
+    monkeypatch.chdir(home)
+    data(["index", "web"])
+    said = capsys.readouterr().out
+    assert "web: 12 records in 1 files" in said
+    assert "caption: 12 samples as stage sft of tiny" in said
+    assert len([*(home / "web").rglob("lengths-caption-*.npz")]) == 1
+    found = tuple(Problem("a.tar", n, "cut off" if n % 3 else f"odd {n}") for n in range(45))
+    assert reasons(found)[0] == "  30 left out: cut off"
+    assert reasons(found)[-1] == "  6 left out for other reasons"
+
+
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
@@ -68,6 +83,9 @@ def test_clean_inspect_train(home, monkeypatch, capsys):
         (["clean", "web", "x", "--corpus", "moon"], "no thresholds for corpus 'moon'"),
         (["clean", "web", "x", "--runner", "Prism"], "only --engine beam takes options"),
         (["inspect", "nowhere"], "there is no source"),
+        (["index", "nowhere"], "there is no source"),
+        (["index", "web", "--stage", "dessert"], "has no stage 'dessert'"),
+        (["index", "ftp://host/x"], "the protocol is not one of"),
         (["inspect", "tiny", "--stage", "dessert"], "has no stage 'dessert'"),
     ],
 )

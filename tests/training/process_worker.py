@@ -34,7 +34,7 @@ class Info:
     """Of the rows that are counted: each has one record, its number in the stream, which is its fingerprint too."""
 
     def __init__(self, step: int, rows: list[int]) -> None:
-        self.replaced, self.dropped, self.window = len(rows), 0, (0, 0)
+        self.replaced, self.dropped, self.windows = len(rows), 0, [(row, 0, 0) for row in rows]
         self.records = tuple((0, 8 * step + row) for row in rows)
         self.fingerprint = f"{sum(hash((record, 1)) % 2**61 for _, record in self.records) % 2**64:016x}"
 
@@ -64,7 +64,7 @@ def train(workdir: Path, mesh: tuple[int, int, int], until: int | None = None, s
     run = small_run(stage, **every, **fields)
     architecture = build(CONFIG, PRECISION)
     devices = make_mesh(MeshConfig(*mesh), jax.devices()[: int(np.prod(mesh))])
-    stream = lambda start, window: batches(devices, start, until if jax.process_index() == 0 else None, strike)  # noqa: E731
+    stream = lambda start, windows: batches(devices, start, until if jax.process_index() == 0 else None, strike)  # noqa: E731
     return train_stage(run, stage, architecture, partial(random_parameters, architecture), stream, devices, workdir)
 
 

@@ -33,7 +33,7 @@ def info(step: int) -> SimpleNamespace:
         replaced=step,
         dropped=step % 2,
         records=((0, 10 * step), (1, 10 * step + 1)),
-        window=(step // 2, step),
+        windows=((1, step // 2, step), (0, step, step)),
     )
 
 
@@ -41,7 +41,7 @@ def info(step: int) -> SimpleNamespace:
 def batches(family):
     """The stream as a pure function of the step; before step `at`, `act()` happens."""
 
-    def stream(start: int, window, at: int | None = None, act=None):
+    def stream(start: int, windows, at: int | None = None, act=None):
         for step in range(start, STEPS):
             if step == at:
                 act()
@@ -122,7 +122,7 @@ def test_the_newest_checkpoints_stay(never_stopped, family_architecture) -> None
     assert read_position(workdir, "sft", 9) == {
         "stage": "sft",
         "fingerprint": f"{8:016x}",
-        "window": [4, 8],
+        "windows": [[0, 8, 8], [1, 4, 8]],
         "unlogged": [],
         "skipped_in_a_row": 0,
     }
@@ -147,14 +147,14 @@ def test_a_finished_stage_trains_nothing(train, never_stopped) -> None:
 @pytest.mark.parametrize("at", [2, 5, 8])
 def test_a_killed_run_ends_with_the_same_bits(train, batches, never_stopped, tmp_path, at: int) -> None:
     """Killed before the first checkpoint, between two lines, and before the last step: losses and parameters are those
-    of a run never stopped; the loader is given the window of the last batch that is saved, and what a stage
+    of a run never stopped; the loader is given the windows of the last batch that is saved, and what a stage
     starts from is not loaded beside the checkpoint."""
     with pytest.raises(Stop):
         train(tmp_path, lambda *start: batches(*start, at, kill))
     starts, start = [], at - at % 3
     known = {"start": lambda: pytest.fail("the starting point was loaded")} if start else {}
     parameters = train(tmp_path, lambda *start: starts.append(start) or batches(*start), **known)
-    assert starts == [(start, [(start - 1) // 2, start - 1] if start else (0, 0))]
+    assert starts == [(start, [[0, start - 1, start - 1], [1, (start - 1) // 2, start - 1]] if start else [])]
     same_end(tmp_path, parameters, never_stopped)
 
 
@@ -170,7 +170,7 @@ def test_a_signal_saves_and_stops(train, batches, never_stopped, tmp_path, numbe
     assert read_position(tmp_path, "sft", 5)["fingerprint"] == f"{4:016x}"
     starts = []
     parameters = train(tmp_path, lambda *start: starts.append(start) or batches(*start))
-    assert starts == [(5, [2, 4])]
+    assert starts == [(5, [[0, 4, 4], [1, 2, 4]])]
     same_end(tmp_path, parameters, never_stopped)
 
 
@@ -178,8 +178,8 @@ def test_a_signal_saves_and_stops(train, batches, never_stopped, tmp_path, numbe
 def bad_batches(batches):
     """The stream with losses that are NaN in the batches `bad`; killed before step `at`."""
 
-    def stream(start: int, window, bad: tuple[int, ...], at: int | None = None):
-        for step, (batch, known) in enumerate(batches(start, window, at, kill), start):
+    def stream(start: int, windows, bad: tuple[int, ...], at: int | None = None):
+        for step, (batch, known) in enumerate(batches(start, windows, at, kill), start):
             weights = np.where(batch.loss_weights > 0, np.nan, 0) if step in bad else batch.loss_weights
             yield batch._replace(loss_weights=weights.astype(np.float32)), known
 

@@ -38,7 +38,7 @@ def train(tmp_path, monkeypatch):
 
 
 def info():
-    return SimpleNamespace(fingerprint="0", replaced=0, dropped=0, records=(), window=(0, 0))
+    return SimpleNamespace(fingerprint="0", replaced=0, dropped=0, records=(), windows=((0, 0, 0),))
 
 
 def test_rows_of_all_kinds_run_through_one_compiled_step(train, monkeypatch) -> None:
