@@ -21,9 +21,8 @@ class Board:
 
     def __init__(self, folder: Path, start: int) -> None:
         """`start`: scalars from this step on, of a run that was killed, are no longer shown."""
-        self._folder, self._start = folder, start
+        self._folder, self._start, self._told = folder, start, False
         self._writer: EventsWriter | None = None
-        self._failing, self._files = False, 0
 
     def add(self, step: int, figures: Mapping[str, float | None]) -> None:
         """The figures of a step; those that are None are left out."""
@@ -37,18 +36,23 @@ class Board:
                 self._writer = self._open()
             self._writer.write_event(event)
             self._writer.flush()
-            self._failing = False
         except OSError as error:
             self._writer = None
-            if not self._failing:
+            if not self._told:
                 tell(
                     f"{self._folder} cannot be written ({error.strerror}): training goes on without TensorBoard's files"
                 )
-            self._failing = True
+            self._told = True
 
     def _open(self) -> EventsWriter:
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._files += 1  # part of the name, which else has whole seconds only
-        writer = EventsWriter(str(self._folder / "events"), f".{self._files}")
-        writer.write_event(Event(step=self._start, session_log=SessionLog(status=SessionLog.START)))
+        suffix = f".{time.time_ns()}"  # else the name has whole seconds only
+        try:
+            writer = EventsWriter(str(self._folder / "events"), suffix)
+            writer.write_event(Event(step=self._start, session_log=SessionLog(status=SessionLog.START)))
+            writer.flush()
+        except OSError:
+            for empty in self._folder.glob(f"*{suffix}"):
+                empty.unlink()
+            raise
         return writer

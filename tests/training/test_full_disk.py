@@ -96,8 +96,9 @@ def test_training_goes_on_without_the_disk(tmp_path, whole, capsys, kind: str) -
     assert "metrics.jsonl cannot be written" in said["early"]
     assert "metrics.jsonl can be written again" in capsys.readouterr().err
     assert steps_on_disk(folder) == ["3", "9"]
-    assert not [*folder.glob("checkpoints/sft/*tmp*")]
     the_same(folder, parameters, whole)
+    train(folder, ONE)  # nothing is left to train; what Orbax's threads have left half written goes
+    assert not [*folder.glob("checkpoints/sft/*tmp*")]
 
 
 def test_a_last_checkpoint_that_fails_is_an_error(tmp_path, whole) -> None:
