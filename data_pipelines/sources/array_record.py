@@ -25,6 +25,7 @@ from data_pipelines.records import Record, pack_record, unpack_record
 from data_pipelines.sources.folder import Folder, LocalFolder
 from data_pipelines.sources.remote import FetchError, RemoteFolder, RemoteShards
 from data_pipelines.sources.source import LostShard, Problem, RecordError, sentence
+from qwenvl_jax.json_text import read_json
 
 MANIFEST = "manifest.json"
 SIZES = "sizes.npz"
@@ -139,7 +140,7 @@ class ArrayRecordSource:
         path = self._folder.where(MANIFEST)
         try:
             manifest = self._folder.read(MANIFEST)
-            content = json.loads(manifest)
+            content = read_json(manifest)
             self._files = [str(shard["file"]) for shard in content["shards"]]
             counts = [int(shard["records"]) for shard in content["shards"]]
         except (OSError, ValueError, KeyError, TypeError) as error:

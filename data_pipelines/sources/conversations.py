@@ -19,6 +19,7 @@ from data_pipelines.sources.conversation_forms import as_qwen, is_foreign, learn
 from data_pipelines.sources.paths import file_below
 from data_pipelines.sources.remote import RemoteShards
 from data_pipelines.sources.source import Problem, RecordError
+from qwenvl_jax.json_text import read_json
 from qwenvl_jax.processing.images import image_size
 from qwenvl_jax.processing.markup import ImageSpan, PlainText, parse
 from qwenvl_jax.processing.video import probe_video
@@ -112,15 +113,15 @@ def _parse(content: bytes, path: Path) -> tuple[list[tuple[int, Any]], list[tupl
     if path.suffix == ".jsonl":
         return _parse_lines(content)
     try:
-        entries = json.loads(content.decode("utf-8-sig"))
+        entries = read_json(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{path} is not JSON (line {error.lineno}: {error.msg}): give a list of conversations"
         ) from error
-    except RecursionError as error:
-        raise ValueError(f"{path} is nested too deeply: give a list of conversations") from error
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read ({error}): give a list of conversations") from error
     if not isinstance(entries, list):
         raise ValueError(f"{path} holds a {type(entries).__name__}: give a list of conversations")
     return list(enumerate(entries)), []
@@ -132,13 +133,13 @@ def _parse_lines(content: bytes) -> tuple[list[tuple[int, Any]], list[tuple[int,
     lines = [line for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]
     for index, line in enumerate(lines):
         try:
-            good.append((index, json.loads(line.decode())))
+            good.append((index, read_json(line.decode())))
         except UnicodeDecodeError:
             broken.append((index, "not UTF-8"))
         except json.JSONDecodeError as error:
             broken.append((index, f"not JSON ({error.msg})"))
-        except RecursionError:
-            broken.append((index, "nested too deeply"))
+        except ValueError as error:
+            broken.append((index, str(error)))
     return good, broken
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from data_pipelines.records import Record, pack_record, unpack_record
 from data_pipelines.sources.paths import index_name
 from data_pipelines.sources.source import Problem, RecordError, sentence
+from qwenvl_jax.json_text import read_json
 from qwenvl_jax.processing.images import image_size
 
 logger = logging.getLogger(__name__)
@@ -222,7 +223,7 @@ def load_summary(index_folder: Path) -> dict[str, IndexedFile]:
 
 def parse_summary(data: bytes) -> dict[str, IndexedFile]:
     """Raises ValueError, KeyError or TypeError where this is no summary; one of another version has no files."""
-    content = json.loads(data)
+    content = read_json(data)
     if content["version"] != INDEX_VERSION:
         return {}
     return {

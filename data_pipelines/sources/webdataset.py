@@ -6,7 +6,6 @@ unpacked: a member's name is a key and never a path. Sizes come from the Parquet
 pictures' headers. Columns `ref_exps` (GRIT's expressions with boxes) become grounded captions and regions.
 """
 
-import json
 import os
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ from data_pipelines.records import Question, Record, Region, StoredImage
 from data_pipelines.sources.captions import caption_question, decode_text
 from data_pipelines.sources.index import Entry, Place
 from data_pipelines.sources.source import Problem
+from qwenvl_jax.json_text import read_json
 from qwenvl_jax.processing.images import image_size
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
@@ -155,9 +155,9 @@ def member_json(file: Path, sample: TarSample) -> dict[str, Any]:
     if "json" not in sample.members:
         return {}
     try:
-        known = json.loads(_text(file, sample, "json"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"its JSON is not readable ({error.msg})") from error
+        known = read_json(_text(file, sample, "json"))
+    except ValueError as error:
+        raise ValueError(f"its JSON is not readable ({error})") from error
     if not isinstance(known, dict):
         raise ValueError(f"its JSON holds a {type(known).__name__}, not what is known of a picture")
     return known
@@ -220,6 +220,6 @@ def outline(file: Path, sample: TarSample, known: Mapping[str, Any]) -> tuple[En
 def _as_list(value: Any) -> Any:
     """Lists of a Parquet column come as lists; other writers store them as JSON text."""
     try:
-        return json.loads(value) if isinstance(value, str) else value
-    except json.JSONDecodeError as error:
-        raise ValueError(f"its {EXPRESSIONS} are no list ({error.msg})") from error
+        return read_json(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ValueError(f"its {EXPRESSIONS} are no list ({error})") from error

@@ -20,6 +20,7 @@ from qwenvl_jax.config import ModelConfig, ParameterRule, Run, Schedule, Stage, 
 from qwenvl_jax.conversion import direct
 from qwenvl_jax.conversion.pieces import Index, parameter_shapes, rows_axis, rows_per_piece
 from qwenvl_jax.conversion.stored_tensor import BFLOAT16, empty
+from qwenvl_jax.json_text import read_json
 from qwenvl_jax.models.parameters import layout_of
 from qwenvl_jax.models.weights import original_names
 
@@ -197,7 +198,7 @@ def open_checkpoint(step_folder: Path) -> tuple[dict[str, StoredParameter], bool
     found = {}
     for part in parts:
         try:
-            description = json.loads((part / "_METADATA").read_bytes())
+            description = read_json((part / "_METADATA").read_bytes())
             for entry in description["tree_metadata"].values():
                 path = ".".join(str(key["key"]) for key in entry["key_metadata"])
                 found[path] = StoredParameter(ts.open(_spec(part, path, description), context=context).result())

@@ -1,6 +1,5 @@
 """A checkpoint of ours to a Hugging Face folder: shards with their index, config.json, and what travels along."""
 
-import json
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -27,6 +26,7 @@ from qwenvl_jax.conversion.pieces import (
 )
 from qwenvl_jax.conversion.safetensors import SafetensorsWriter
 from qwenvl_jax.conversion.stored_tensor import BFLOAT16, FLOATS, finite
+from qwenvl_jax.json_text import read_json
 from qwenvl_jax.models.parameters import layout_of
 from qwenvl_jax.models.weights import Entry, original_names
 from qwenvl_jax.training.checkpoints import locate
@@ -118,7 +118,7 @@ def config_fields(workdir: Path, run: Run, stage: Stage) -> dict[str, Any]:
     origin, kept = carried.origin(workdir, run), None
     if origin is not None:
         file = origin / carried.ORIGINAL_CONFIG
-        fields: dict[str, Any] = json.loads(file.read_bytes())
+        fields: dict[str, Any] = read_json(file.read_bytes())
         kept = fields if config_of(fields, file) == run.model else None
     return ORIGINALS[type(run.model)].config_fields(run, stage, carried.tokenizer(run), kept)
 
@@ -132,7 +132,7 @@ def write_carried(
     for key in ("torch_dtype", "dtype"):
         if key in fields:
             fields[key] = str(next(iter(types.values()))) if len(set(types.values())) == 1 else "float32"
-    if origin and fields == json.loads((origin / carried.ORIGINAL_CONFIG).read_bytes()):
+    if origin and fields == read_json((origin / carried.ORIGINAL_CONFIG).read_bytes()):
         shutil.copyfile(origin / carried.ORIGINAL_CONFIG, folder / "config.json")
     else:
         carried.write_json(folder / "config.json", fields)

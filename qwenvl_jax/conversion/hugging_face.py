@@ -1,6 +1,5 @@
 """A Hugging Face folder: its configuration, its tokenizer file, and its tensors in whichever files they lie."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from qwenvl_jax.conversion.pieces import (
 from qwenvl_jax.conversion.safetensors import read_header
 from qwenvl_jax.conversion.stored_tensor import FLOATS, StoredTensor, Tensor, finite
 from qwenvl_jax.conversion.torch_zip import read_state_dict
+from qwenvl_jax.json_text import read_json
 from qwenvl_jax.models.parameters import layout_of
 from qwenvl_jax.models.weights import original_names
 
@@ -33,7 +33,7 @@ SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 def is_hugging_face(folder: Path) -> bool:
     """Whether a folder is in Hugging Face's format (a config.json with a model's sizes), not a run of ours."""
     try:
-        fields = json.loads((folder / "config.json").read_bytes())
+        fields = read_json((folder / "config.json").read_bytes())
     except (OSError, ValueError):
         return False
     return isinstance(fields, dict) and "stages" not in fields and bool({"hidden_size", "model_type"} & fields.keys())
@@ -55,7 +55,7 @@ def read_fields(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"{folder} holds no config.json; give a Hugging Face folder")
     try:
-        fields = json.loads(file.read_bytes())
+        fields = read_json(file.read_bytes())
     except ValueError as error:
         raise ValueError(f"{file} is no JSON ({error}); fetch it again") from error
     if not isinstance(fields, dict):
@@ -190,7 +190,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _indexed(index: Path) -> list[Path]:
     try:
-        names = set(json.loads(index.read_bytes())["weight_map"].values())
+        names = set(read_json(index.read_bytes())["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{index} is no index of tensors ({error!r}); fetch it again") from error
     # A plain file name cannot leave the folder.

@@ -5,7 +5,6 @@ Source: `open_clip/transformer.py` (names, layout), `open_clip_config.json` besi
 """
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -20,6 +19,7 @@ from qwenvl_jax.config import AdapterConfig, LanguageConfig, PrecisionConfig, Qw
 from qwenvl_jax.conversion.hugging_face import read_file
 from qwenvl_jax.conversion.original_config import ADAPTER_HEAD, QUERY_GRID
 from qwenvl_jax.conversion.stored_tensor import StoredTensor, Tensor
+from qwenvl_jax.json_text import read_json
 from qwenvl_jax.models.parameters import initialize, layout_of
 from qwenvl_jax.models.weights import join, original_names
 
@@ -116,7 +116,7 @@ def vision_config(source: Path, tensors: Mapping[str, StoredTensor]) -> VisionCo
     described: dict[str, Any] = {}
     if file.is_file():
         try:
-            model = json.loads(file.read_bytes())["model_cfg"]
+            model = read_json(file.read_bytes())["model_cfg"]
             described = {**model["vision_cfg"], "quick_gelu": model.get("quick_gelu", False)}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{file} is no configuration of OpenCLIP ({error!r}); fetch it again") from error

@@ -16,6 +16,7 @@ from qwenvl_jax.config import RELEASED_IMAGES, PixelLimits, Qwen2VLConfig, Run, 
 from qwenvl_jax.conversion import qwen2_config
 from qwenvl_jax.conversion.carried import GENERATION_CONFIG, write_json
 from qwenvl_jax.conversion.stored_tensor import StoredTensor
+from qwenvl_jax.json_text import read_json
 from qwenvl_jax.models.qwen2_vl.weights import HEAD
 from qwenvl_jax.processing.chatml import SYSTEM_PROMPT
 from qwenvl_jax.processing.patches import MERGE, TEMPORAL_PATCH
@@ -104,7 +105,7 @@ def image_limits(folder: Path, config: Qwen2VLConfig) -> PixelLimits:
     if not file.is_file():
         return RELEASED_IMAGES
     try:
-        fields = json.loads(file.read_bytes())
+        fields = read_json(file.read_bytes())
         size = fields.get("size") or {}
         fewest = fields.get("min_pixels") or size.get("shortest_edge") or RELEASED_IMAGES.min_pixels
         most = fields.get("max_pixels") or size.get("longest_edge") or RELEASED_IMAGES.max_pixels
@@ -132,7 +133,7 @@ def complete(run: Run, stage: Stage, tokenizer: Tokenizer | None, folder: Path, 
     if PREPROCESSOR not in names:
         write_json(folder / PREPROCESSOR, preprocessor_fields(run.model, stage.image_limits))
     elif image_limits(folder, run.model) != stage.image_limits:
-        fields = json.loads((folder / PREPROCESSOR).read_bytes())
+        fields = read_json((folder / PREPROCESSOR).read_bytes())
         fields.pop("size", None)
         write_json(folder / PREPROCESSOR, fields | stage.image_limits.__dict__)
     if not any(name in names for name in VOCABULARIES) and tokenizer is not None:

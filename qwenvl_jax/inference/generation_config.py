@@ -3,7 +3,6 @@
 Source: `generation_config.json` of the original, and `get_stop_words_ids` of its `qwen_generation_utils.py`.
 """
 
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qwenvl_jax.config import Qwen2VLConfig, QwenVLConfig, Stage
+from qwenvl_jax.json_text import read_json
 from qwenvl_jax.processing.chat_formats import MAX_WINDOW_SIZE
 from qwenvl_jax.processing.tokenizer import IM_START
 
@@ -85,7 +85,7 @@ def read_generation_config(folder: Path, released: GenerationConfig = RELEASED[Q
         warnings.warn(f"{folder} has no {FILE}: it is asked in {chat_format}, with greedy decoding", stacklevel=2)
         return replace(released, chat_format=chat_format, stop=_RAW_STOP if chat_format == RAW else ())
     try:
-        fields: dict[str, Any] = json.loads(file.read_text())
+        fields: dict[str, Any] = read_json(file.read_text())
         chat_format = fields.get("chat_format", chat_format)
         sampled = fields.get("do_sample", False) and fields.get("top_k") != 1  # of one token none is drawn
         if sampled and fields.get("top_k"):
@@ -113,7 +113,7 @@ def _chat_template(folder: Path) -> str | None:
         if not file.is_file():
             continue
         try:
-            template = json.loads(file.read_text()).get("chat_template")
+            template = read_json(file.read_text()).get("chat_template")
         except (AttributeError, ValueError) as error:
             raise ValueError(f"{file} is no JSON object ({error}); fetch it again") from error
         if template is not None:

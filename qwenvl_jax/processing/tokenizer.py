@@ -7,7 +7,6 @@ Source of the behaviour: `tokenization_qwen.py` of the original.
 import base64
 import binascii
 import hashlib
-import json
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 import tiktoken
+
+from qwenvl_jax.json_text import read_json
 
 END_OF_TEXT = "<|endoftext|>"
 IM_START = "<|im_start|>"
@@ -294,7 +295,7 @@ def _read_json_ranks(path: Path) -> dict[bytes, int]:
     """Tokens are written in `BYTE_LETTERS`; merges follow the order of ids."""
     byte_of = {letter: byte for byte, letter in BYTE_LETTERS.items()}
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path.read_bytes())
         words = content["model"]["vocab"] if isinstance(content.get("model"), dict) else content
         return {bytes(byte_of[c] for c in token): int(rank) for token, rank in words.items()}
     except (ValueError, KeyError, AttributeError, TypeError) as error:

@@ -22,6 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from qwenvl_jax.config import from_json
+from qwenvl_jax.json_text import read_json
 from qwenvl_jax.models.parameters import Parameters
 from qwenvl_jax.parallel.mesh import place
 from qwenvl_jax.parallel.processes import gather, tell, wait_for_all, writes
@@ -135,7 +136,7 @@ class Checkpoints:
         try:
             with _reader() as reader:
                 arrays = {name: reader.restore(folder / name, tree) for name, tree in _parts(like).items()}
-            position = json.loads((folder / POSITION).read_text())
+            position = read_json((folder / POSITION).read_text())
         except Exception as error:  # Orbax raises bare Exceptions too, for chunks that cannot be unpacked
             problem = error
         # Agreed on before anything is computed on the mesh, where one process would wait for the other for ever.
@@ -310,6 +311,6 @@ def load_parameters(
 def read_position(workdir: Path, stage: str, step: int) -> dict[str, Any]:
     """The data position saved with a checkpoint."""
     file = workdir / "checkpoints" / stage / str(step) / POSITION
-    position: dict[str, Any] = json.loads(file.read_text())
+    position: dict[str, Any] = read_json(file.read_text())
     del position[CHECKSUMS]
     return position

@@ -1,16 +1,17 @@
 """Reading the files of academic sets: JSON, and pickles that may hold plain values only."""
 
-import json
 import pickle
 from pathlib import Path
 from typing import Any
+
+from qwenvl_jax.json_text import read_json
 
 
 def load_json(file: Path) -> Any:
     """Raises ValueError where the file is no JSON."""
     try:
-        return json.loads(file.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        return read_json(file.read_bytes())
+    except ValueError as error:
         raise ValueError(f"{file.name} is no readable JSON ({error})") from error
 
 
