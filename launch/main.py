@@ -18,6 +18,11 @@ VERBS = {
     "data": ("launch.data", "data", "make, index, clean and inspect data"),
 }
 
+WITH_LESS_MEMORY = (
+    "take fewer --STAGE.rows with more --STAGE.accumulation, another --precision.remat, or more devices for --mesh.fsdp; "
+    "qwenvl plan RECIPE tells what fits"
+)
+
 USAGE = "usage: qwenvl VERB ... (qwenvl VERB --help tells more)\n" + "\n".join(
     f"  {verb:9} {text}" for verb, (_, _, text) in VERBS.items()
 )
@@ -33,7 +38,13 @@ def main() -> None:
     logging.set_verbosity(logging.ERROR)
     module, function, _ = VERBS[arguments[0]]
     verb: Callable[[list[str]], None] = getattr(import_module(module), function)
-    from qwenvl_jax.parallel.processes import RESTART, is_lost, leave, tell_as  # not for the usage above: it brings JAX
+    from qwenvl_jax.parallel.processes import (  # not for the usage above: it brings JAX
+        RESTART,
+        is_lost,
+        is_out_of_memory,
+        leave,
+        tell_as,
+    )
 
     command = f"qwenvl {arguments[0]}"
     try:
@@ -42,6 +53,11 @@ def main() -> None:
         if is_lost(error):
             tell_as(command, f"another process was lost ({error}); the same command goes on from the last checkpoint")
             leave(RESTART)
+        if is_out_of_memory(error):
+            reason = str(error).splitlines()[0]
+            remedy = WITH_LESS_MEMORY if arguments[0] == "train" else "ask for less at once, or take a larger device"
+            tell_as(command, f"there is too little memory on a device ({reason}): {remedy}")
+            leave(2)
         if isinstance(error, ValueError | OSError):
             tell_as(command, str(error))
             leave(2)

@@ -5,6 +5,7 @@ axis that would be used twice in one array, raises one sentence.
 """
 
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,6 +55,14 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
         )
     sizes = [len(devices) // known if size == -1 else size for size in sizes]
     return Mesh(_arranged(devices, sizes), AXES)
+
+
+def memory_limit(device: jax.Device) -> float:
+    """Bytes that a program may use on a device of this machine: of a CPU, its share of the machine's memory; infinite where
+    the device does not tell."""
+    if device.platform == "cpu":
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / jax.local_device_count()
+    return float((device.memory_stats() or {}).get("bytes_limit", 0)) or math.inf
 
 
 def _arranged(devices: list[jax.Device], sizes: list[int]) -> np.ndarray:

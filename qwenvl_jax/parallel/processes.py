@@ -125,6 +125,11 @@ def is_lost(error: Exception) -> bool:
     return jax.distributed.is_initialized() and any(sign in str(error) for sign in SIGNS_OF_LOSS)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error of the devices or of the compiler says that a program does not fit."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+
+
 def leave(code: int) -> NoReturn:
     """Ends the program because of an error. Where there are several processes this one does not wait for the others, which
     may be waiting for it: they notice its connections closing, or its silence after `lost_after` seconds, and end too."""

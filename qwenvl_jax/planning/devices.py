@@ -1,6 +1,5 @@
 """Devices that a plan can be made for: what they can do, and the meshes that libtpu describes without one of them."""
 
-import os
 import re
 import time
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
+from qwenvl_jax.parallel.mesh import memory_limit
 from qwenvl_jax.training.flops import PEAK_FLOPS, peak_flops
 
 GIB = 2**30
@@ -157,18 +157,12 @@ def _this_machine() -> Topology:
     kind = devices[0].device_kind
     if devices[0].platform == "cpu":
         bandwidth = _copying_speed()
-        chip = Chip(kind, peak_flops() / len(devices), 0.0, _host_memory() / len(devices), bandwidth, bandwidth, 1)
+        chip = Chip(kind, peak_flops() / len(devices), 0.0, memory_limit(devices[0]), bandwidth, bandwidth, 1)
     elif kind in GPUS:
-        limit = float((devices[0].memory_stats() or {}).get("bytes_limit", 0)) or float("inf")
-        chip = Chip(kind, PEAK_FLOPS[kind], 0.0, limit, *GPUS[kind], 1)
+        chip = Chip(kind, PEAK_FLOPS[kind], 0.0, memory_limit(devices[0]), *GPUS[kind], 1)
     else:
         raise ValueError(f"--topology local: nothing is known of {kind!r}; add it to qwenvl_jax.planning.devices")
     return Topology("local", chip, (), 1, (), tuple(devices))
-
-
-def _host_memory() -> float:
-    """Bytes of memory of this machine."""
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def _copying_speed() -> float:

@@ -5,6 +5,7 @@ reads the compiler's report. Both go through the same functions.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,6 +70,30 @@ def abstract_state(run: Run, stage: Stage, architecture: Architecture, mesh: Mes
     moments = jax.tree_util.tree_map_with_path(like_its_parameter, jax.eval_shape(optimizer.init, trained))
     step: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
     return TrainState(step, trained, frozen, moments), table
+
+
+def check_memory(state: TrainState, stage: Stage, limit: float) -> None:
+    """Before anything is put on a device: what a stage holds all the time, and its gradients, must fit.
+
+    Args:
+      state: see `abstract_state`.
+      limit: bytes of a device.
+
+    Raises:
+      ValueError: they do not; what the step needs beside them is not counted.
+    """
+
+    def size(part: Any) -> int:
+        leaves = jax.tree.leaves(part)
+        return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+
+    needed = size(state) + size(state.trained)
+    if needed > limit:
+        raise ValueError(
+            f"stage {stage.name}: parameters, moments and gradients take {needed / 1e9:,.1f} GB on each device, which has "
+            f"{limit / 1e9:,.1f}: share them among more devices with --mesh.fsdp or --mesh.tensor (qwenvl plan finds "
+            "sizes that fit)"
+        )
 
 
 def abstract_batch(run: Run, stage: Stage, mesh: Mesh) -> Batch:

@@ -22,10 +22,17 @@ from jax.sharding import Mesh
 from qwenvl_jax.batch import Batch, joined_fingerprint
 from qwenvl_jax.config import Run, Stage
 from qwenvl_jax.models.parameters import Architecture, Parameters
-from qwenvl_jax.parallel.mesh import batch_sharding, own_rows, place
+from qwenvl_jax.parallel.mesh import batch_sharding, memory_limit, own_rows, place
 from qwenvl_jax.parallel.processes import gather, wait_for_all, writes
 from qwenvl_jax.training.checkpoints import Checkpoints
-from qwenvl_jax.training.compilation import abstract_batch, abstract_state, check_batch, compile_step, trace_step
+from qwenvl_jax.training.compilation import (
+    abstract_batch,
+    abstract_state,
+    check_batch,
+    check_memory,
+    compile_step,
+    trace_step,
+)
 from qwenvl_jax.training.flops import peak_flops, step_flops
 from qwenvl_jax.training.metrics import Counts, Meter, NoRecorder, Recorder
 from qwenvl_jax.training.optimizer import ParameterTable, learning_rate, make_optimizer
@@ -97,13 +104,14 @@ def train_stage(
 
     Raises:
       Stopped: a signal asked to stop; the state is saved.
-      ValueError: no checkpoint of the stage can be read. The parameter table, the mesh or the rows do not fit; see
-        `initial_state` and `check_rows`. A batch has other shapes than the step was compiled for; see `check_batch`. Too
-        many updates in a row were skipped.
+      ValueError: no checkpoint of the stage can be read. The parameter table, the mesh, the rows or the memory do not fit;
+        see `initial_state`, `check_rows` and `check_memory`. A batch has other shapes than the step was compiled for; see
+        `check_batch`. Too many updates in a row were skipped.
       OSError: the last checkpoint could not be written.
     """
     with closing(Checkpoints(workdir / "checkpoints" / stage.name, run.checkpoint.keep)) as checkpoints:
         shapes, table = abstract_state(run, stage, architecture, mesh)
+        check_memory(shapes, stage, memory_limit(mesh.local_devices[0]))
         if found := checkpoints.resume(shapes):
             start, state, position = found
         else:

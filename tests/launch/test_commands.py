@@ -1,6 +1,7 @@
 """The way of a new user: train all stages, look at the report, ask, train on an own file; errors are sentences."""
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -8,6 +9,8 @@ import time
 from io import BytesIO
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 from PIL import Image
 
@@ -99,6 +102,7 @@ def test_chat_answers_about_a_picture(at_home, capsys):
 @pytest.mark.parametrize(
     "verb, arguments, sentence",
     [
+        ("train", ["qwen2-vl-7b"], "GB on each device, which has 1.0: share them among more devices with --mesh.fsdp"),
         ("train", ["nothing"], "there is no recipe 'nothing'"),
         ("train", ["tiny", "--stage", "dessert"], "has no stage 'dessert'"),
         ("train", ["tiny", "--stage", "sft", "--data", "gone.json"], "gone.json: there is no such file or folder"),
@@ -116,11 +120,29 @@ def test_mistakes_end_with_a_sentence(at_home, monkeypatch, capsys, verb, argume
     """A user's mistake is one sentence on stderr and exit code 2, never a traceback."""
     from launch.main import main
 
+    monkeypatch.setattr("qwenvl_jax.training.loop.memory_limit", lambda _: 1e9 if "GB" in sentence else math.inf)
     monkeypatch.setattr(sys, "argv", ["qwenvl", verb, *arguments])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_device_without_room_is_a_sentence(monkeypatch, capsys):
+    """What XLA says when a program or an array does not fit is no traceback, and the remedy stands behind it."""
+    from launch import main
+
+    def ask_for_too_much(_):
+        jax.block_until_ready(jnp.zeros((1 << 22, 1 << 22)))
+
+    monkeypatch.setattr("launch.train.train", ask_for_too_much)
+    monkeypatch.setattr(sys, "argv", ["qwenvl", "train", "tiny"])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "too little memory on a device (RESOURCE_EXHAUSTED" in said
+    assert "fewer --STAGE.rows" in said
 
 
 def test_another_run_in_the_same_folder_is_refused(at_home):

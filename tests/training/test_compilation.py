@@ -1,15 +1,15 @@
-"""Promises of `qwenvl_jax.training.compilation.check_batch`: a stage has one step, and no batch compiles another."""
+"""Promises of `qwenvl_jax.training.compilation`: a stage has one step, no batch compiles another, and it must fit."""
 
 import jax
 import numpy as np
 import pytest
-from small_model import RESOLUTION, small_run, small_stage
+from small_model import RESOLUTION, TRAIN_ALL, small_run, small_stage
 from small_qwen2_vl import CONFIG
 
 from qwenvl_jax.batch import Batch, empty_batch, stage_batch
-from qwenvl_jax.config import Run, Stage
+from qwenvl_jax.config import MeshConfig, Run, Stage
 from qwenvl_jax.parallel.mesh import make_mesh
-from qwenvl_jax.training.compilation import abstract_batch, check_batch
+from qwenvl_jax.training.compilation import abstract_batch, abstract_state, check_batch, check_memory
 
 
 @pytest.fixture
@@ -55,3 +55,17 @@ def test_another_batch_is_named(compiled, field, sentence) -> None:
     }
     with pytest.raises(ValueError, match=sentence):
         check_batch(batch._replace(**{field: wrong[field]}), expected)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_what_a_stage_holds_is_counted_before_it_is_made(architecture, devices) -> None:
+    """Masters, two moments and gradients of 4 bytes each: what does not fit is refused, and sharing it helps."""
+    stage = small_stage(parameters=TRAIN_ALL)
+    run = small_run(stage)
+    mesh = make_mesh(MeshConfig(1, devices, 1), jax.devices()[:devices])
+    state, _ = abstract_state(run, stage, architecture, mesh)
+    whole = 16 * architecture.size
+    # What fsdp does not divide lies on every device, so four of them hold more than a quarter each.
+    check_memory(state, stage, whole if devices == 1 else 0.6 * whole)
+    with pytest.raises(ValueError, match=r"take 0\.0 GB on each device, which has 0\.0: share them among more devices"):
+        check_memory(state, stage, whole / devices * 0.99)
