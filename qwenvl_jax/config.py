@@ -338,6 +338,8 @@ class Run:
     """Run, checkpoint or converted folder that the first stage starts from; empty starts from random weights."""
     log_every: int = 10
     """Steps between two lines of metrics."""
+    profile: tuple[int, ...] = ()
+    """First and last step of each stage of which a trace is written, to WORKDIR/profile; empty writes none."""
     hang_seconds: float = 600.0
     """Within which a batch must come from the loader, and a step from the devices; else the run ends, to be started again.
     The first batch and the compiling may take six times as long, saving and evaluation any time."""

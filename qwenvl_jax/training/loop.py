@@ -38,6 +38,7 @@ from qwenvl_jax.training.metrics import Counts, Meter, NoRecorder, Recorder
 from qwenvl_jax.training.optimizer import ParameterTable, learning_rate, make_optimizer
 from qwenvl_jax.training.skipped import Records, SkippedUpdates
 from qwenvl_jax.training.step import TrainState
+from qwenvl_jax.training.trace import Trace
 from qwenvl_jax.training.watchdog import FIRST, Watchdog
 
 
@@ -123,7 +124,14 @@ def train_stage(
                 compiled, stop, watchdog = None, StopRequest(), Watchdog(workdir, run.hang_seconds)
                 meter = Meter(counted_rows(stage.rows, mesh), position["unlogged"])
                 skipped = skipped_updates(run, stage, workdir, start, position)
-                with closing(open_batches(start, position["windows"])) as batches, closing(skipped), stop, watchdog:
+                trace = Trace(run, workdir, stage.name, start)
+                with (
+                    closing(open_batches(start, position["windows"])) as batches,
+                    closing(skipped),
+                    closing(trace),
+                    stop,
+                    watchdog,
+                ):
                     for step in range(start + 1, stage.steps + 1):
                         began = time.perf_counter()
                         with watchdog.waits_for(f"batch {step} from the loader", 1 if compiled else FIRST):
@@ -138,9 +146,11 @@ def train_stage(
                                 wait_for_all(f"stage {stage.name} is compiled")
                             meter.restart_clock()
                         with watchdog.waits_for(f"the devices to take step {step}"):
+                            trace.begin(step, before)
                             state, metrics = compiled(state, batch)
                             jax.block_until_ready(before)  # the devices have the next step by now, and never wait
                             before = metrics
+                            trace.end(step, metrics)
                         meter.add(wait, host, info, metrics)
                         skipped.add(step, metrics, info)
                         stopped = stop.reached()  # read once: a signal after the saving must not end the loop

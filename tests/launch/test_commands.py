@@ -72,7 +72,8 @@ def test_a_second_call_trains_nothing(at_home):
 
 
 def test_own_conversations_with_bad_entries(at_home, capsys):
-    """A user's JSON trains at once; bad entries are named with file, index and reason, and left out."""
+    """A user's JSON trains at once; bad entries are named with file, index and reason, and left out. A trace that was asked
+    for is there."""
     Image.new("RGB", (40, 30), "red").save(at_home / "red.jpg")
     good = [
         {"from": "user", "value": "Picture 1: <img>red.jpg</img>\nWhat color is this?"},
@@ -82,7 +83,8 @@ def test_own_conversations_with_bad_entries(at_home, capsys):
     role = [{"from": "robot", "value": "hi"}, {"from": "assistant", "value": "no"}]
     entries = [{"id": str(n), "conversations": c} for n, c in enumerate([good, missing, role, *[good] * 7])]
     (at_home / "own.json").write_text(json.dumps(entries))
-    train(["tiny", "--stage", "sft", "--data", "own.json", *STEPS])
+    train(["tiny", "--stage", "sft", "--data", "own.json", "--profile", "2", "2", *STEPS])
+    assert [*(at_home / "runs/tiny-own/profile/sft").rglob("*.xplane.pb")]
     shown = capsys.readouterr().out
     assert "gone.jpg" in shown
     assert "robot" in shown
