@@ -36,11 +36,11 @@ VISION_MIXTURE = (Component("patches", "scenes", 3), Component("patches", "docum
 
 # Weights are shares of samples. A VQA sample holds all questions on its picture and is twice as long as a caption.
 MULTITASK_MIXTURE = (
-    Component("vqa", "scenes", 9),
+    Component("vqa", "scenes", 11),
     Component("caption", "scenes", 0.6),
     Component("caption_zh", "scenes", 0.4),
     Component("caption_with_grounding", "scenes", 0.5),
-    Component("referring_grounding", "scenes", 4),
+    Component("referring_grounding", "scenes", 2),
     Component("grounded_captioning", "scenes", 0.3),
     Component("ocr_vqa", "documents", 2),
     Component("ocr", "documents", 3),
@@ -117,14 +117,17 @@ def tiny() -> Run:
                 images_per_row=8, resolution=72, schedule=Schedule(peak=1e-3, end=1e-4, warmup=50),
                 parameters=SLOW_VISION + ADAPTER + frozen("language"), pack_within_task=False,
             ),
+            # 1,200 steps from one checkpoint end at losses of 0.51, 0.45, 0.42, 0.44 with peaks of 1.6e-3, 8e-4, 4e-4, 2e-4.
             Stage(
                 name="multitask", steps=3700, mixture=MULTITASK_MIXTURE, rows=2, sequence_length=384, images_per_row=6,
-                resolution=72, schedule=Schedule(peak=8e-4, end=3e-5, warmup=100),
+                resolution=72, schedule=Schedule(peak=4e-4, end=2e-5, warmup=100),
                 parameters=SLOW_VISION + ADAPTER + LANGUAGE, pack_within_task=False,
             ),
+            # With 4e-4 much is forgotten: VQA's loss is 0.19 after 2,400 steps, 0.14 with 2e-4 and 0.12 with 1e-4; that of
+            # chat is 0.17, 0.15 and 0.15.
             Stage(
                 name="sft", steps=3000, mixture=SFT_MIXTURE, rows=2, sequence_length=256, images_per_row=4,
-                resolution=72, schedule=Schedule(peak=4e-4, end=2e-5, warmup=50),
+                resolution=72, schedule=Schedule(peak=2e-4, end=2e-5, warmup=50),
                 parameters=frozen("vision") + ADAPTER + LANGUAGE, pack_within_task=False,
             ),
         ),

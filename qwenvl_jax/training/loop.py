@@ -118,64 +118,63 @@ def train_stage(
         else:
             start, position = 0, {"windows": [], "unlogged": [], "skipped_in_a_row": 0}
             state, _ = initial_state(run, stage, architecture, starting_point(), mesh)
-        if start < stage.steps:
-            accounting, expected = Accounting(run, stage, table), abstract_batch(run, stage, mesh)
-            with closing(Recorder(workdir, stage.name, start, stage.steps) if writes() else NoRecorder()) as recorder:
-                compiled, stop, watchdog = None, StopRequest(), Watchdog(workdir, run.hang_seconds)
-                meter = Meter(counted_rows(stage.rows, mesh), position["unlogged"])
-                skipped = skipped_updates(run, stage, workdir, start, position)
-                trace = Trace(run, workdir, stage.name, start)
-                with (
-                    closing(open_batches(start, position["windows"])) as batches,
-                    closing(skipped),
-                    closing(trace),
-                    stop,
-                    watchdog,
-                ):
-                    for step in range(start + 1, stage.steps + 1):
-                        began = time.perf_counter()
-                        with watchdog.waits_for(f"batch {step} from the loader", 1 if compiled else FIRST):
-                            host, info = next(batches)
-                        wait = time.perf_counter() - began
-                        batch = put_batch(host, mesh)
-                        check_batch(batch, expected)
-                        if compiled is None:
-                            with watchdog.waits_for("the compiled step, in all processes", FIRST):
-                                traced = trace_step(run, stage, architecture, table, state, batch, mesh)
-                                compiled, wait, before = compile_step(traced, mesh), 0.0, None
-                                wait_for_all(f"stage {stage.name} is compiled")
-                            meter.restart_clock()
-                        with watchdog.waits_for(f"the devices to take step {step}"):
-                            trace.begin(step, before)
-                            state, metrics = compiled(state, batch)
-                            jax.block_until_ready(before)  # the devices have the next step by now, and never wait
-                            before = metrics
-                            trace.end(step, metrics)
-                        meter.add(wait, host, info, metrics)
-                        skipped.add(step, metrics, info)
-                        stopped = stop.reached()  # read once: a signal after the saving must not end the loop
-                        logs = step == stage.steps or step % run.log_every == 0
-                        saves = stopped or step == stage.steps or step % run.checkpoint.every == 0
-                        if logs or saves:
-                            with watchdog.waits_for(f"step {step} on the devices"):
-                                fingerprints, windows = zip(*gather((info.fingerprint, info.windows)))
-                                fingerprint = joined_fingerprint(fingerprints)
-                                figures, unlogged = meter.figures(accounting.tasks), meter.unlogged()
-                                skipped.settle()
-                        if logs:
-                            recorder.write(step, accounting.complete(step, figures), fingerprint)
-                            meter.reset()
-                        if saves:
-                            position = {"stage": stage.name, "fingerprint": fingerprint}
-                            position["windows"] = sorted({tuple(known) for part in windows for known in part})
-                            position |= {"unlogged": [] if logs else unlogged, "skipped_in_a_row": skipped.in_a_row}
-                            with watchdog.waits_for(f"the disk to take checkpoint {step}", FIRST):
-                                checkpoints.save(step, state, position)
-                        checkpoints.poll()
-                        if stopped:
-                            checkpoints.wait()
-                            raise Stopped(stop.number)
-                    checkpoints.finish()
+        if start >= stage.steps:
+            return {**state.trained, **state.frozen}
+        accounting, expected = Accounting(run, stage, table), abstract_batch(run, stage, mesh)
+        compiled, stop, watchdog = None, StopRequest(), Watchdog(workdir, run.hang_seconds)
+        meter = Meter(counted_rows(stage.rows, mesh), position["unlogged"])
+        with (
+            closing(Recorder(workdir, stage.name, start, stage.steps) if writes() else NoRecorder()) as recorder,
+            closing(skipped_updates(run, stage, workdir, start, position)) as skipped,
+            closing(Trace(run, workdir, stage.name, start)) as trace,
+            closing(open_batches(start, position["windows"])) as batches,
+            stop,
+            watchdog,
+        ):
+            for step in range(start + 1, stage.steps + 1):
+                began = time.perf_counter()
+                with watchdog.waits_for(f"batch {step} from the loader", 1 if compiled else FIRST):
+                    host, info = next(batches)
+                wait = time.perf_counter() - began
+                batch = put_batch(host, mesh)
+                check_batch(batch, expected)
+                if compiled is None:
+                    with watchdog.waits_for("the compiled step, in all processes", FIRST):
+                        traced = trace_step(run, stage, architecture, table, state, batch, mesh)
+                        compiled, wait, before = compile_step(traced, mesh), 0.0, None
+                        wait_for_all(f"stage {stage.name} is compiled")
+                    meter.restart_clock()
+                with watchdog.waits_for(f"the devices to take step {step}"):
+                    trace.begin(step, before)
+                    state, metrics = compiled(state, batch)
+                    jax.block_until_ready(before)  # the devices have the next step by now, and never wait
+                    before = metrics
+                    trace.end(step, metrics)
+                meter.add(wait, host, info, metrics)
+                skipped.add(step, metrics, info)
+                stopped = stop.reached()  # read once: a signal after the saving must not end the loop
+                logs = step == stage.steps or step % run.log_every == 0
+                saves = stopped or step == stage.steps or step % run.checkpoint.every == 0
+                if logs or saves:
+                    with watchdog.waits_for(f"step {step} on the devices"):
+                        fingerprints, windows = zip(*gather((info.fingerprint, info.windows)))
+                        fingerprint = joined_fingerprint(fingerprints)
+                        figures, unlogged = meter.figures(accounting.tasks), meter.unlogged()
+                        skipped.settle()
+                if logs:
+                    recorder.write(step, accounting.complete(step, figures), fingerprint)
+                    meter.reset()
+                if saves:
+                    position = {"stage": stage.name, "fingerprint": fingerprint}
+                    position["windows"] = sorted({tuple(known) for part in windows for known in part})
+                    position |= {"unlogged": [] if logs else unlogged, "skipped_in_a_row": skipped.in_a_row}
+                    with watchdog.waits_for(f"the disk to take checkpoint {step}", FIRST):
+                        checkpoints.save(step, state, position)
+                checkpoints.poll()
+                if stopped:
+                    checkpoints.wait()
+                    raise Stopped(stop.number)
+            checkpoints.finish()
     return {**state.trained, **state.frozen}
 
 
