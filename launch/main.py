@@ -20,7 +20,7 @@ VERBS = {
 
 WITH_LESS_MEMORY = (
     "take fewer --STAGE.rows with more --STAGE.accumulation, another --precision.remat, or more devices for --mesh.fsdp; "
-    "qwenvl plan RECIPE tells what fits"
+    "qwenvl plan RECIPE tells what it needs"
 )
 
 USAGE = "usage: qwenvl VERB ... (qwenvl VERB --help tells more)\n" + "\n".join(

@@ -15,13 +15,14 @@ class Board:
     """Writes scalars from the calling thread.
 
     tensorboardX's own `SummaryWriter` hands them to a thread that ends at the first failed write; the training loop then
-    waits for ever for room in its queue. Here a failed write is said once, its scalars are left out (`metrics.jsonl` has
-    them), and the next ones go to a new file, as the end of the old one may be damaged.
+    waits for ever for room in its queue. Here a failed write is said, once until one succeeds again, its
+    scalars are left out (`metrics.jsonl` has them), and the next ones go to a new file, as the end of the old one may be
+    damaged.
     """
 
     def __init__(self, folder: Path, start: int) -> None:
         """`start`: scalars from this step on, of a run that was killed, are no longer shown."""
-        self._folder, self._start, self._told = folder, start, False
+        self._folder, self._start, self._failing = folder, start, False
         self._writer: EventsWriter | None = None
 
     def add(self, step: int, figures: Mapping[str, float | None]) -> None:
@@ -36,13 +37,14 @@ class Board:
                 self._writer = self._open()
             self._writer.write_event(event)
             self._writer.flush()
+            self._failing = False
         except OSError as error:
             self._writer = None
-            if not self._told:
+            if not self._failing:
                 tell(
                     f"{self._folder} cannot be written ({error.strerror}): training goes on without TensorBoard's files"
                 )
-            self._told = True
+            self._failing = True
 
     def _open(self) -> EventsWriter:
         self._folder.mkdir(parents=True, exist_ok=True)

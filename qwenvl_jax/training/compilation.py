@@ -91,8 +91,8 @@ def check_memory(state: TrainState, stage: Stage, limit: float) -> None:
     if needed > limit:
         raise ValueError(
             f"stage {stage.name}: parameters, moments and gradients take {needed / 1e9:,.1f} GB on each device, which has "
-            f"{limit / 1e9:,.1f}: share them among more devices with --mesh.fsdp or --mesh.tensor (qwenvl plan finds "
-            "sizes that fit)"
+            f"{limit / 1e9:,.1f}: share them among more devices with --mesh.fsdp or --mesh.tensor (qwenvl plan "
+            "tells what a mesh needs)"
         )
 
 

@@ -116,10 +116,12 @@ def same(folder: Path, expected: Path) -> None:
 
 
 def test_two_processes_train_as_one(one, two) -> None:
-    """Each makes its own rows; the batches, the losses and what is counted and listed are those of one process."""
+    """Each makes its own rows; the batches, the losses and what is counted and listed are those of one process. A checkpoint
+    holds where the rows of both lie in their plans."""
     same(two["whole"], one)
     [skipped] = read_lines(two["whole"] / "skipped.jsonl")
     assert skipped["samples"] == [["pictures", 8 * NAN_STEP + row] for row in range(8)]
+    assert read_position(two["whole"], "sft", STEPS)["windows"] == [[row, 0, 0] for row in range(8)]
 
 
 def test_every_file_has_one_writer(two) -> None:

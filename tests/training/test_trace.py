@@ -65,4 +65,4 @@ def test_a_trace_that_cannot_be_written_costs_no_step(tmp_path, capsys) -> None:
     """The folder's place is taken by a file; the steps go on."""
     (tmp_path / "profile").write_text("")
     train(Trace(replace(RUN, profile=(1, 2)), tmp_path, "sft", 0), 0, 3)
-    assert "trace" in capsys.readouterr().err
+    assert "trace could not be written" in capsys.readouterr().err
