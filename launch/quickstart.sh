@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # From nothing to a trained small Qwen-VL and its report: set-up, embedded data, all stages, evaluation. Interrupt it at any
-# time and run it again: it goes on where it was. `--long` trains nine times as long (up to three hours on two cores).
+# time and run it again: it goes on where it was. `--long` trains seven times as long (some two hours on two cores).
 source "$(dirname "$0")/environment.sh"
 
 workdir=runs/tiny
 options=()
 for option in "$@"; do
   case $option in
-    --long) workdir=runs/tiny-long; options+=(--scale-steps 9) ;;
+    --long) workdir=runs/tiny-long; options+=(--scale-steps 7) ;;
     *) options+=("$option") ;;
   esac
 done
