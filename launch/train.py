@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from data_pipelines.streams import StreamWindow
 from data_pipelines.tasks import tasks_of
 from launch.evaluate import evaluate_stage, held_out_folder, report
 from qwenvl_jax.config import ARCHITECTURES, ModelConfig, Qwen2VLConfig, QwenVLConfig, Run, Stage, from_json, to_json
+from qwenvl_jax.folder_lock import only_writer
 from qwenvl_jax.models.parameters import Parameters, build, initialize
 from qwenvl_jax.parallel.mesh import make_mesh, own_rows, parameter_shardings
 from qwenvl_jax.parallel.processes import own_log, start_processes, wait_for_all, writes
@@ -66,7 +67,7 @@ def train(arguments: list[str]) -> None:
     run, stages = choose(run, options)
     workdir = options.workdir or Path("runs") / (run.name + (f"-{Path(options.data).stem}" if options.data else ""))
     start_processes(options.coordinator, options.processes, options.process, run.lost_seconds)
-    with own_log(workdir):
+    with own_log(workdir), only_writer(workdir) if writes() else nullcontext():
         train_stages(run, stages, options.start, workdir)
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from data_pipelines.synthetic.native import (
 from data_pipelines.synthetic.scene_records import scene_record
 from data_pipelines.synthetic.screens import Screen, sample_screen
 from data_pipelines.synthetic.texts import KINDS, sample_text
+from qwenvl_jax.folder_lock import only_writer
 
 WORLD_VERSION = 9
 NATIVE_VERSION = 1
@@ -139,7 +140,7 @@ def make_world(
         workers: processes; the world is the same for every number.
 
     Raises:
-      ValueError: the folder holds a world of other settings.
+      ValueError: the folder holds a world of other settings, or another process makes one there.
     """
     _make_sources(
         Path(folder), _sources(scenes, documents, chats, texts, held_out), WORLD_VERSION, seed, workers, progress
@@ -166,7 +167,7 @@ def make_native_world(
         the held-out ones, all but texts.
 
     Raises:
-      ValueError: the folder holds a world of other settings.
+      ValueError: the folder holds a world of other settings, or another process makes one there.
     """
     counts = {"scenes": scenes, "small_print": small_print, "videos": videos, "episodes": episodes, "texts": texts}
     kinds = ("native scenes", "small print", "videos", "episodes", "native texts")
@@ -200,27 +201,33 @@ def _make_sources(
     folder: Path, sources: list[Source], version: int, seed: int, workers: int, progress: Progress
 ) -> None:
     settings = {"version": version, "seed": seed, "records": {s.folder: s.records for s in sources}}
-    path = folder / SETTINGS
-    if path.exists():
-        if (found := json.loads(path.read_text())) != settings:
-            raise ValueError(
-                f"{folder} holds a world of other settings ({found}, asked for {settings}): "
-                "remove the folder, or choose another one"
-            )
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        written = path.with_suffix(".partial")
+    _check_settings(folder, settings)
+    if _complete(folder, sources):
+        return  # also where the folder cannot be written
+    with only_writer(folder), _ordered_map(workers) as ordered_map:
+        _check_settings(folder, settings)
+        written = folder / f"{SETTINGS}.partial"
         written.write_text(json.dumps(settings, indent=1))
-        written.replace(path)
-    missing = [source for source in sources if not (folder / source.folder).exists()]
-    if not missing:
-        return
-    with _ordered_map(workers) as ordered_map:
-        for source in missing:
-            every = range(source.records)
-            jobs = [every[start : start + RECORDS_PER_JOB] for start in every[::RECORDS_PER_JOB]]
-            made = ordered_map(partial(_make_records, seed, source), jobs)
-            write_shards(folder / source.folder, _reported(source, made, progress))
+        written.replace(folder / SETTINGS)
+        for source in sources:
+            if not (folder / source.folder).exists():
+                every = range(source.records)
+                jobs = [every[start : start + RECORDS_PER_JOB] for start in every[::RECORDS_PER_JOB]]
+                made = ordered_map(partial(_make_records, seed, source), jobs)
+                write_shards(folder / source.folder, _reported(source, made, progress))
+
+
+def _complete(folder: Path, sources: list[Source]) -> bool:
+    return (folder / SETTINGS).exists() and all((folder / source.folder).exists() for source in sources)
+
+
+def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    path = folder / SETTINGS
+    if path.exists() and (found := json.loads(path.read_text())) != settings:
+        raise ValueError(
+            f"{folder} holds a world of other settings ({found}, asked for {settings}): "
+            "remove the folder, or choose another one"
+        )
 
 
 def _reported(source: Source, made: Iterator[list[Record]], progress: Progress) -> Iterator[Record]:
