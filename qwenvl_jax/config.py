@@ -268,7 +268,7 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class PrecisionConfig:
-    """Types and rematerialisation of the training step."""
+    """Types of the training step, what it computes again, and what it keeps on the hosts."""
 
     compute: str = "bfloat16"
     """Type of activations and of matmul inputs; trained parameters keep float32 masters."""
@@ -280,6 +280,8 @@ class PrecisionConfig:
     """Slices of the vocabulary in which the loss is computed, so that no [B, S, vocabulary] array exists."""
     unroll: int = 1
     """Layers that one iteration of the scan over layers holds."""
+    offload_moments: bool = False
+    """Keeps the optimizer's moments in the hosts' memory: less on the devices; each step carries them there and back."""
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,29 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+HOST = "pinned_host"
+"""JAX's name of the memory beside a device that it reads and writes by itself."""
+
+
+def on_host(sharding: NamedSharding) -> NamedSharding:
+    """The same parts, each in the memory of its device's host."""
+    return sharding.with_memory_kind(HOST)
+
+
+def device_bytes(tree: Any) -> int:
+    """Bytes that arrays, or shapes with shardings, take in the memory of one device, without the padding of tiles."""
+    return sum(_shard_bytes(leaf) for leaf in jax.tree.leaves(tree) if leaf.sharding.memory_kind != HOST)
+
+
+def host_bytes(tree: Any) -> int:
+    """Bytes that they take in the host's memory, for one device."""
+    return sum(_shard_bytes(leaf) for leaf in jax.tree.leaves(tree) if leaf.sharding.memory_kind == HOST)
+
+
+def _shard_bytes(leaf: Any) -> int:
+    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * int(leaf.dtype.itemsize)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same on every device."""
     return NamedSharding(mesh, PartitionSpec())

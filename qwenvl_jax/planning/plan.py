@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from qwenvl_jax.config import Run, Stage
 from qwenvl_jax.models.parameters import build
-from qwenvl_jax.parallel.mesh import BATCH_AXES, make_mesh
+from qwenvl_jax.parallel.mesh import BATCH_AXES, device_bytes, host_bytes, make_mesh
 from qwenvl_jax.planning import hlo, memory
 from qwenvl_jax.planning.devices import Topology
 from qwenvl_jax.planning.flops import traced_flops
@@ -32,12 +32,13 @@ class Memory:
 
     Attributes:
       parameters: masters and frozen parameters.
-      optimizer: moments.
+      optimizer: moments, where they lie on the devices.
       batch: the step's input.
       temporaries: what the peak holds beside them: activations, gathered weights, gradients.
       peak: XLA's own figure where the step was compiled, else what the compiler said that it needed.
       walked: the peak found by walking the schedule; nan where the step did not compile.
       limit: what a program may use.
+      on_host: moments in the memory of a device's host, which are carried there and back in every step.
       largest: (where it was made, type, bytes) of what is alive at the peak.
     """
 
@@ -47,6 +48,7 @@ class Memory:
     peak: float
     walked: float
     limit: float
+    on_host: float = 0.0
     largest: tuple[tuple[str, str, float], ...] = ()
 
     @property
@@ -149,7 +151,8 @@ def make_plan(run: Run, stage: Stage, topology: Topology) -> Plan:
     state, table = abstract_state(run, stage, architecture, mesh)
     batch = abstract_batch(run, stage, mesh)
     traced = trace_step(run, stage, architecture, table, state, batch, mesh)
-    parameters, moments, rows = (_held(part) for part in ((state.trained, state.frozen), state.optimizer, batch))
+    held = ((state.trained, state.frozen), state.optimizer, batch)
+    parameters, moments, rows = (float(device_bytes(part)) for part in held)
     chip = topology.chip
     plan = Plan(
         recipe=run.name, stage=stage.name, topology=topology.name, devices=mesh.size, mesh=dict(mesh.shape),
@@ -157,7 +160,7 @@ def make_plan(run: Run, stage: Stage, topology: Topology) -> Plan:
         resolution=stage.resolution, patches_per_row=stage.patches_per_row, accumulation=stage.accumulation,
         remat=run.precision.remat,
         attention=run.precision.attention, steps=stage.steps,
-        memory=Memory(parameters, moments, rows, peak=math.nan, walked=math.nan, limit=chip.memory),
+        memory=Memory(parameters, moments, rows, math.nan, math.nan, chip.memory, float(host_bytes(state.optimizer))),
         flops=step_flops(run.model, stage, table.trained), executed=dict(traced_flops(traced.jaxpr.jaxpr)),
         peak_flops=chip.flops * mesh.size,
     )  # fmt: skip
@@ -199,12 +202,6 @@ def _complete(plan: Plan, compiled: jax.stages.Compiled, topology: Topology, mes
     )  # fmt: skip
 
 
-def _held(tree: object) -> float:
-    """Bytes of a tree of shapes on one device, without the padding of tiles."""
-    leaves = jax.tree.leaves(tree)
-    return float(sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves))
-
-
 def needed(message: str) -> float | None:
     """Bytes that the compiler wanted, from its refusal; None for another error."""
     units = {"G": 2**30, "M": 2**20, "K": 2**10, "T": 2**40}
@@ -222,6 +219,9 @@ def what_would_fit(plan: Plan) -> list[str]:
         advice.append(f"--{plan.stage}.rows {plan.rows * plan.accumulation // slices}: a smaller global batch")
     if plan.remat != "nothing":
         advice.append("--precision.remat nothing: every layer is computed again in the backward pass")
+    if plan.memory.optimizer:
+        carried = f"{plan.memory.optimizer / 1e9:.2f} GB of moments lie on the hosts, and are carried there and back"
+        advice.append(f"--precision.offload-moments: {carried}")
     times = 2 ** math.ceil(math.log2(plan.memory.peak / plan.memory.limit))
     advice.append(f"{plan.devices * times} devices instead of {plan.devices}, the new ones along mesh.fsdp")
     return advice

@@ -36,6 +36,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
             "peak": memory.peak,
             "peak_walked": memory.walked,
             "limit": memory.limit,
+            "on_host": memory.on_host,
             "largest": [{"where": where, "type": kind, "bytes": size} for where, kind, size in memory.largest],
         },
         "compile_seconds": plan.compile_seconds,
@@ -108,6 +109,8 @@ def _memory(plan: Plan) -> list[str]:
         ("peak", memory.peak),
         ("limit", memory.limit),
     ]
+    if memory.on_host:
+        rows.append(("moments on the host, not in the time", memory.on_host))
     lines = ["Memory of a device" + " " * 22 + "GB", *(f"  {name:36} {size / GB:8.3f}" for name, size in rows)]
     if not math.isnan(memory.walked):
         off = memory.walked / memory.peak - 1

@@ -217,7 +217,8 @@ def _sum(array: jax.Array) -> jax.Array:
     """The words of an array, each times an odd number that tells its place, modulo 2 ** 32: no single change is lost, and
     the order of the sum is free."""
     unsigned = {2: jax.numpy.uint16, 4: jax.numpy.uint32}[array.dtype.itemsize]
-    words = jax.lax.bitcast_convert_type(array, unsigned).astype(jax.numpy.uint32)
+    here = jax.device_put(array, jax.memory.Space.Device)  # moments may lie on the hosts
+    words = jax.lax.bitcast_convert_type(here, unsigned).astype(jax.numpy.uint32)
     for axis in range(array.ndim):
         places = jax.lax.broadcasted_iota(jax.numpy.uint32, array.shape, axis)
         words = words * (2 * places + 2 * axis + 1)

@@ -5,7 +5,6 @@ reads the compiler's report. Both go through the same functions.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +16,14 @@ from qwenvl_jax.batch import Batch, stage_batch
 from qwenvl_jax.config import Run, Stage
 from qwenvl_jax.models.attention import resolve_implementation
 from qwenvl_jax.models.parameters import Architecture
-from qwenvl_jax.parallel.mesh import batch_sharding, check_rows, parameter_shardings, replicated
+from qwenvl_jax.parallel.mesh import (
+    batch_sharding,
+    check_rows,
+    device_bytes,
+    on_host,
+    parameter_shardings,
+    replicated,
+)
 from qwenvl_jax.training.optimizer import ParameterTable, learning_rate, make_optimizer, resolve
 from qwenvl_jax.training.step import TrainState, make_step
 
@@ -60,7 +66,10 @@ def abstract_state(run: Run, stage: Stage, architecture: Architecture, mesh: Mes
 
     def like_its_parameter(keys: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         path = next((key.key for key in keys if isinstance(key, jax.tree_util.DictKey)), None)
-        sharding = everywhere if path is None else shardings[path]
+        if path is None:
+            sharding = everywhere
+        else:
+            sharding = on_host(shardings[path]) if run.precision.offload_moments else shardings[path]
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     compute = jnp.dtype(run.precision.compute)
@@ -83,11 +92,7 @@ def check_memory(state: TrainState, stage: Stage, limit: float) -> None:
       ValueError: they do not; what the step needs beside them is not counted.
     """
 
-    def size(part: Any) -> int:
-        leaves = jax.tree.leaves(part)
-        return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
-
-    needed = size(state) + size(state.trained)
+    needed = device_bytes(state) + device_bytes(state.trained)
     if needed > limit:
         raise ValueError(
             f"stage {stage.name}: parameters, moments and gradients take {needed / 1e9:,.1f} GB on each device, which has "

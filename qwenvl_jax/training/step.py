@@ -116,12 +116,15 @@ def make_step(
             gradients = jax.tree.map(lambda g: g.astype(jnp.float32) / total, gradients)
             norm = optax.tree.norm(gradients)
             good = jnp.isfinite(loss) & jnp.isfinite(norm) & (norm <= (skip_above or jnp.inf)) & (sums.tokens.sum() > 0)
-            updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.trained)
+            moments = state.optimizer
+            if precision.offload_moments:
+                moments = jax.device_put(moments, jax.memory.Space.Device)
+            updates, optimizer_state = optimizer.update(gradients, moments, state.trained)
             updated = (optax.apply_updates(state.trained, updates), optimizer_state)
             trained, optimizer_state = jax.tree.map(
                 lambda new, old: jnp.where(good, new, old) if jnp.issubdtype(new.dtype, jnp.floating) else new,
                 updated,
-                (state.trained, state.optimizer),
+                (state.trained, moments),
             )
         metrics = {
             "loss": loss,

@@ -77,6 +77,7 @@ def test_what_would_fit() -> None:
     advice = what_would_fit(plan(30e9))
     assert advice[0].startswith("--sft.accumulation 4")
     assert advice[1].startswith("--sft.rows 4")
+    assert "--precision.offload-moments: 6.00 GB" in advice[-2]
     assert "8 devices instead of 4" in advice[-1]
     assert slices_that_fit(plan(60e9)) is None
     assert "DOES NOT FIT: 14.00 GB too much on each device" in to_text(plan(30e9))

@@ -1,17 +1,19 @@
 """Promises of `qwenvl_jax.training.checkpoints`."""
 
+import dataclasses
 from contextlib import closing
 
 import jax
 import numpy as np
 import pytest
-from small_model import TRAIN_ALL, small_run, small_stage
+from small_model import PRECISION, TRAIN_ALL, small_run, small_stage
 
 from qwenvl_jax.config import MeshConfig, ParameterRule
 from qwenvl_jax.parallel.mesh import make_mesh
 from qwenvl_jax.training.checkpoints import Checkpoints, load_parameters, newest, read_position
 from qwenvl_jax.training.loop import initial_state
 
+OFFLOADED = dataclasses.replace(PRECISION, offload_moments=True)
 POSITION = {"stage": "multitask", "fingerprint": "abc", "unlogged": []}
 
 
@@ -19,10 +21,10 @@ POSITION = {"stage": "multitask", "fingerprint": "abc", "unlogged": []}
 def state_on(architecture, parameters):
     """mesh sizes, rules of the stage -> its first state."""
 
-    def make(sizes: tuple[int, int, int], rules=TRAIN_ALL, initial=parameters):
+    def make(sizes: tuple[int, int, int], rules=TRAIN_ALL, initial=parameters, precision=PRECISION):
         stage = small_stage(parameters=rules)
         mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: np.prod(sizes)])
-        return initial_state(small_run(stage), stage, architecture, initial, mesh)[0]
+        return initial_state(small_run(stage, precision=precision), stage, architecture, initial, mesh)[0]
 
     return make
 
@@ -39,6 +41,18 @@ def test_another_mesh_restores_the_same_bits(tmp_path, parameters, state_on) -> 
     assert restored.step == 7
     jax.tree.map(np.testing.assert_array_equal, restored[1:], state[1:])
     jax.tree.map(lambda a, b: a.sharding == b.sharding or pytest.fail("sharding"), restored[1:], like[1:])
+
+
+def test_moments_come_back_where_the_run_wants_them(tmp_path, state_on) -> None:
+    """Saved from the hosts' memory, restored to it and to the devices'."""
+    with closing(Checkpoints(tmp_path / "s", keep=2)) as checkpoints:
+        checkpoints.save(2, state_on((2, 2, 2), precision=OFFLOADED), POSITION)
+        checkpoints.wait()
+        for precision in (OFFLOADED, PRECISION):
+            like = state_on((1, 4, 1), precision=precision)
+            restored, _ = checkpoints.restore(2, like)
+            jax.tree.map(np.testing.assert_array_equal, restored.optimizer, like.optimizer)
+            jax.tree.map(lambda a, b: a.sharding == b.sharding or pytest.fail("sharding"), restored, like)
 
 
 @pytest.mark.parametrize("frozen", [(), ("vision/.*",)])

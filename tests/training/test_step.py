@@ -11,8 +11,8 @@ import small_model
 from small_model import PRECISION, random_batch, small_stage
 
 from configs.qwen_vl import parameter_tables
-from qwenvl_jax.config import MeshConfig, OptimizerConfig
-from qwenvl_jax.parallel.mesh import make_mesh
+from qwenvl_jax.config import MeshConfig, OptimizerConfig, PrecisionConfig
+from qwenvl_jax.parallel.mesh import HOST, device_bytes, host_bytes, make_mesh
 from qwenvl_jax.training.compilation import compile_step, trace_step
 from qwenvl_jax.training.loop import initial_state, put_batch
 from qwenvl_jax.training.step import batch_loss
@@ -29,11 +29,12 @@ def train(
     mesh_config: MeshConfig = ONE,
     family=small_model,
     optimizer: OptimizerConfig = ADAMW,
+    precision: PrecisionConfig = PRECISION,
     **fields,
 ):
     """(metrics of every step, last state) of a few steps."""
     stage = family.small_stage(**fields)
-    run = family.small_run(stage, optimizer=optimizer)
+    run = family.small_run(stage, optimizer=optimizer, precision=precision)
     count = mesh_config.data * mesh_config.fsdp * mesh_config.tensor
     mesh = make_mesh(mesh_config, jax.devices()[:count])
     state, table = initial_state(run, stage, architecture, initial, mesh)
@@ -74,6 +75,19 @@ def test_eight_devices_equal_one(family, family_architecture, family_parameters)
     layers, width, mlp = family_architecture.shapes[path].shape
     assert kernel.sharding.shard_shape(kernel.shape) == (layers, width // 2, mlp // 2)
     assert moments.sharding == kernel.sharding
+
+
+def test_moments_on_the_hosts_change_nothing(architecture, parameters, batches) -> None:
+    """They lie in the hosts' memory before and after each step, and are not counted as the devices'."""
+    offloaded = dataclasses.replace(PRECISION, offload_moments=True)
+    plain, beside = (train(architecture, parameters, batches, EIGHT, precision=p) for p in (PRECISION, offloaded))
+    jax.tree.map(np.testing.assert_array_equal, plain, beside)
+    kinds = {
+        leaf.sharding.memory_kind for leaf in jax.tree.leaves((beside[1].optimizer[1].mu, beside[1].optimizer[1].nu))
+    }
+    assert kinds == {HOST}
+    assert device_bytes(beside[1]) + host_bytes(beside[1]) == device_bytes(plain[1])
+    assert host_bytes(beside[1]) == 2 * device_bytes(beside[1].trained)
 
 
 def test_accumulation_changes_nothing(architecture, parameters, batches, on_one_device) -> None:
