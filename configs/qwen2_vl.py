@@ -52,6 +52,7 @@ PRETRAIN_SOURCES = (
 
 # Stage 2: mixed image-text content, visual question answering, multitask datasets, videos and pure text.
 MULTITASK_SOURCES = (
+    Component("interleaved", "interleaved", 20),
     Component("caption", "captioning", 20),
     Component("vqa", "vqa", 12),
     Component("ocr_vqa", "documents", 8),

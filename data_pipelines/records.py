@@ -83,6 +83,7 @@ class Record:
     lines: tuple[TextLine, ...] = ()
     conversation: tuple[Turn, ...] = ()
     text: str = ""
+    """A text by itself; or a document, which holds `<img>N</img>` where its N-th image stands."""
     videos: tuple[StoredVideo, ...] = ()
 
 

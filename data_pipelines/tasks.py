@@ -21,7 +21,7 @@ from qwenvl_jax.processing.prompts import OCR_PROMPT, grounded_captioning_prompt
 from qwenvl_jax.processing.qwen2_chat import SYSTEM, Content, Message
 from qwenvl_jax.processing.qwen2_chat import chat_parts as qwen2_chat_parts
 from qwenvl_jax.processing.sample import Image, Part, Sample, Text, Video
-from qwenvl_jax.processing.tokenizer import END_OF_TEXT
+from qwenvl_jax.processing.tokenizer import END_OF_TEXT, IMAGE_START
 
 OCR_KIND = "ocr"
 CHAT_KIND = "chat"
@@ -114,7 +114,20 @@ def ocr(record: Record) -> Sample | None:
 
 def text(record: Record) -> Sample | None:
     """Pure text; all of it is learned."""
-    return Sample((Text(record.text + END_OF_TEXT, supervised=True),)) if record.text else None
+    if not record.text or IMAGE_START in record.text:
+        return None
+    return Sample((Text(record.text + END_OF_TEXT, supervised=True),))
+
+
+def interleaved(record: Record) -> Sample | None:
+    """A document with its pictures in their places; all of its text is learned.
+
+    Raises:
+      ValueError: see `content_parts` and `visual_sample`.
+    """
+    if IMAGE_START not in record.text:
+        return None
+    return visual_sample(record, content_parts(record.text + END_OF_TEXT, supervised=True))
 
 
 def chat(record: Record) -> Sample | None:
@@ -216,7 +229,7 @@ TASKS: dict[str, Task] = {
 TASKS_OF: Mapping[type, Mapping[str, Task]] = {
     # a model's configuration: its tasks
     QwenVLConfig: TASKS,
-    Qwen2VLConfig: TASKS | {"chat": qwen2_chat, "video_vqa": video_vqa, "agent": agent},
+    Qwen2VLConfig: TASKS | {"chat": qwen2_chat, "interleaved": interleaved, "video_vqa": video_vqa, "agent": agent},
 }
 
 

@@ -3,7 +3,8 @@
 
 `<img>path</img>` in a value names a picture below the JSON's folder; `<box>(x1,y1),(x2,y2)</box>` and `<quad>` hold
 coordinates in [0, 1000). Ours are `<video>path</video>`, which Qwen2-VL reads, and a first turn of the `system`. The same
-entries as JSON lines are read too, and other forms (`data_pipelines.sources.conversation_forms`).
+entries as JSON lines are read too, and other forms (`data_pipelines.sources.conversation_forms`), among them documents with
+pictures by path (`data_pipelines.sources.interleaved`).
 Every entry is checked when the file is opened; what cannot be used is left out and reported. Source
 of the format: `finetune.py` of the original, which also drops a first turn of the assistant's.
 """
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 from data_pipelines.records import Record, StoredImage, StoredVideo, Turn
 from data_pipelines.sources.conversation_forms import as_qwen, is_foreign, learnable
+from data_pipelines.sources.interleaved import IMAGES, TEXTS, article, is_interleaved
 from data_pipelines.sources.paths import file_below
 from data_pipelines.sources.remote import RemoteShards
 from data_pipelines.sources.source import Problem, RecordError
@@ -29,13 +31,15 @@ VIDEO = re.compile("<video>(.*?)</video>")
 
 
 class Conversation(NamedTuple):
-    """A usable entry: its number in the file, key, turns (pictures and videos by number), and the paths of both."""
+    """A usable entry: its number in the file, key, turns (pictures and videos by number) and the paths of both; a document
+    has a text and no turns."""
 
     number: int
     key: str
     turns: tuple[Turn, ...]
     pictures: tuple[str, ...]
     videos: tuple[str, ...]
+    text: str = ""
 
 
 class ConversationSource:
@@ -94,7 +98,8 @@ class ConversationSource:
         except (OSError, ValueError) as error:
             kind = "video" if path in conversation.videos else "picture"
             raise RecordError(str(self._path), conversation.number, f"{kind} {path}: {error}") from error
-        return Record(conversation.key, tuple(images), conversation=conversation.turns, videos=tuple(videos))
+        turns, text = conversation.turns, conversation.text
+        return Record(conversation.key, tuple(images), conversation=turns, text=text, videos=tuple(videos))
 
     def outline(self, position: int) -> Record:
         """The whole record: entries of a fine-tuning file are few, and a picture that cannot be read shows here."""
@@ -145,6 +150,8 @@ def _parse_lines(content: bytes) -> tuple[list[tuple[int, Any]], list[tuple[int,
 
 def _check(index: int, entry: Any, folder: Path) -> Conversation:
     """An entry as it will be read; ValueError with the reason if it cannot be used."""
+    if isinstance(entry, dict) and is_interleaved(entry.get(TEXTS), entry.get(IMAGES)):
+        return _check_document(index, entry, folder)
     if isinstance(entry, dict) and is_foreign(entry):
         entry = as_qwen(entry)
     if not isinstance(entry, dict) or not isinstance(entry.get("conversations"), list):
@@ -159,7 +166,16 @@ def _check(index: int, entry: Any, folder: Path) -> Conversation:
         Turn(role, _number_files(text, folder, *paths))
         for role, text in learnable([(message["from"], message["value"]) for message in entry["conversations"]])
     )
-    return Conversation(index, str(entry.get("id", "")) or str(index), turns, *map(tuple, paths))
+    pictures, videos = map(tuple, paths)
+    return Conversation(index, str(entry.get("id", "")) or str(index), turns, pictures, videos)
+
+
+def _check_document(index: int, entry: dict[str, Any], folder: Path) -> Conversation:
+    text, pictures = article(entry[TEXTS], entry[IMAGES]), [path for path in entry[IMAGES] if path]
+    if not all(isinstance(path, str) for path in pictures):
+        raise ValueError(f'"{IMAGES}" holds something that is no path')
+    files = tuple(str(file_below(folder, path.strip())) for path in pictures)
+    return Conversation(index, str(entry.get("id", "")) or str(index), (), files, (), text)
 
 
 def _number_files(text: str, folder: Path, pictures: list[str], videos: list[str]) -> str:

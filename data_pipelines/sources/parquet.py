@@ -1,8 +1,9 @@
 """Parquet files that hold the bytes of pictures, as Hugging Face's datasets and many exports do.
 
 A picture stands in a column of bytes, or of `{bytes, path}`, or in a list of either. Beside it stands a caption, a
-question with its answer, or a conversation. Parquet is read a row group at a time, so a random read costs a whole
-group: the last few stay in memory, and for a long run `qwenvl data clean` makes shards of them once.
+question with its answer, a conversation, or the texts of a document (see `data_pipelines.sources.interleaved`).
+Parquet is read a row group at a time, so a random read costs a whole group: the last few stay in memory, and for a
+long run `qwenvl data clean` makes shards of them once.
 """
 
 import threading
@@ -18,14 +19,13 @@ from data_pipelines.records import Question, Record, StoredImage, Turn
 from data_pipelines.sources.captions import caption_question
 from data_pipelines.sources.conversation_forms import as_qwen, numbered_turns, paired_messages
 from data_pipelines.sources.index import Entry, Place
+from data_pipelines.sources.interleaved import TEXTS, article, is_interleaved
 from data_pipelines.sources.source import Problem
 from qwenvl_jax.processing.images import image_size
 
 PICTURE_COLUMNS = ("image", "images", "jpg", "jpeg", "png", "webp", "img", "bytes", "image_bytes")
 CAPTION_COLUMNS = ("caption", "text", "TEXT", "txt")
 CONVERSATION_COLUMNS = ("conversations", "messages", "conversation")
-PAIRS = "texts"
-"""Column of FineVision and The Cauldron: a list of `{user, assistant}`."""
 QUESTION, ANSWER = "question", "answer"
 KEPT_GROUPS = 4
 """Row groups of pictures that stay in memory."""
@@ -50,35 +50,44 @@ def _columns(file: Path, schema: pyarrow.Schema) -> tuple[str, list[str]]:
     picture = next((n for n in PICTURE_COLUMNS if n in schema.names and _kind(schema.field(n).type)), None)
     if picture is None:
         raise ValueError(f"it has no column of picture bytes ({' or '.join(PICTURE_COLUMNS)}), but {names}")
-    texts = [n for n in (*CONVERSATION_COLUMNS, PAIRS, *CAPTION_COLUMNS, QUESTION, ANSWER) if n in schema.names]
+    texts = [n for n in (*CONVERSATION_COLUMNS, TEXTS, *CAPTION_COLUMNS, QUESTION, ANSWER) if n in schema.names]
     if not texts or texts in ([QUESTION], [ANSWER]):
         raise ValueError(f"it has no caption, question with answer, or conversations, but {names}")
     return picture, texts
 
 
-def picture_bytes(value: Any) -> list[bytes]:
-    """The pictures of a cell.
+def _cell_pictures(value: Any) -> list[bytes | None]:
+    """The pictures of a cell; None where one is missing, or only its path is there."""
+    items = value if isinstance(value, list) else [value]
+    return [(item.get("bytes") if isinstance(item, dict) else item) or None for item in items]
+
+
+def row_pictures(value: Any, texts: Any) -> list[bytes]:
+    """The pictures of a row's cell; between the texts of a document there are none.
 
     Raises:
-      ValueError: a picture is missing, or only a path is there.
+      ValueError: a picture is missing, or only its path is there.
     """
-    found = []
-    for item in value if isinstance(value, list) else [value]:
-        data = item.get("bytes") if isinstance(item, dict) else item
-        if not data:
-            raise ValueError("the row has no picture bytes")
-        found.append(data)
-    return found
+    found = _cell_pictures(value)
+    # A struct without bytes is a picture that was not fetched, between texts as anywhere else.
+    gaps = [item is None for item in value] if is_interleaved(texts, value) else [False] * len(found)
+    there = [data for data, gap in zip(found, gaps) if not gap]
+    pictures = [data for data in there if data]
+    if len(pictures) < len(there) or not pictures:
+        raise ValueError("the row has no picture bytes")
+    return pictures
 
 
-def record_of(key: str, row: Mapping[str, Any], images: tuple[StoredImage, ...]) -> Record:
-    """What a row says about its pictures.
+def record_of(key: str, row: Mapping[str, Any], picture: str, images: tuple[StoredImage, ...]) -> Record:
+    """What a row says about its pictures, which stand in column `picture`.
 
     Raises:
       ValueError: nothing that can be used.
     """
     messages = next((row[name] for name in CONVERSATION_COLUMNS if row.get(name)), None)
-    if pairs := row.get(PAIRS):
+    if is_interleaved(row.get(TEXTS), row[picture]):
+        return Record(key, images, text=article(row[TEXTS], row[picture]))
+    if pairs := row.get(TEXTS):  # FineVision's and The Cauldron's
         messages = paired_messages(pairs, len(images))
     if messages is not None:
         names = [str(number) for number in range(len(images))]
@@ -125,9 +134,9 @@ class ParquetPictures:
                     continue
                 for place, row in enumerate(rows):
                     try:
-                        found = picture_bytes(row[picture])
+                        found = row_pictures(row[picture], row.get(TEXTS))
                         images = tuple(StoredImage(b"", *image_size(data)) for data in found)
-                        record = record_of(f"{file.stem}/{number}", row, images)
+                        record = record_of(f"{file.stem}/{number}", row, picture, images)
                         yield Entry(number, record, tuple((group, place, which) for which in range(len(found))))
                     except (ValueError, TypeError, KeyError, AttributeError) as error:
                         yield Problem(str(file), number, str(error))
@@ -136,7 +145,8 @@ class ParquetPictures:
     def read(self, file: Path, place: Place) -> bytes:
         """Raises ValueError or OSError where the row group cannot be read."""
         group, row, which = (int(part) for part in place)
-        return picture_bytes(self._pictures(file, group)[row].as_py())[which]
+        pictures = [data for data in _cell_pictures(self._pictures(file, group)[row].as_py()) if data]
+        return pictures[which]
 
     def _pictures(self, file: Path, group: int) -> Any:
         key = (str(file), group)
