@@ -13,7 +13,8 @@ import tyro
 from data_pipelines.held_out import asked_of, held_out_examples
 from data_pipelines.sources.opening import open_source
 from data_pipelines.synthetic.world import held_out_screens
-from qwenvl_jax.config import MeshConfig, Run, Stage, from_json
+from qwenvl_jax.config import MeshConfig, Run, Stage
+from qwenvl_jax.config_json import from_json
 from qwenvl_jax.conversion.hugging_face import is_hugging_face
 from qwenvl_jax.evaluation.agent import MAX_NEW_TOKENS, evaluate_agent
 from qwenvl_jax.evaluation.benchmarks import evaluate, joined, stage_evaluation

@@ -21,7 +21,8 @@ from data_pipelines.sources.remote import is_address
 from data_pipelines.streams import StreamWindow
 from data_pipelines.tasks import tasks_of
 from launch.evaluate import evaluate_stage, held_out_folder, report
-from qwenvl_jax.config import ARCHITECTURES, ModelConfig, Qwen2VLConfig, QwenVLConfig, Run, Stage, from_json, to_json
+from qwenvl_jax.config import ARCHITECTURES, ModelConfig, Qwen2VLConfig, QwenVLConfig, Run, Stage
+from qwenvl_jax.config_json import from_json, to_json
 from qwenvl_jax.folder_lock import only_writer
 from qwenvl_jax.models.parameters import Parameters, build, initialize
 from qwenvl_jax.parallel.mesh import make_mesh, own_rows, parameter_shardings

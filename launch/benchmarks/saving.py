@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qwenvl_jax.config import from_json
+from qwenvl_jax.config_json import from_json
 from qwenvl_jax.training.json_lines import read_lines
 
 BESIDE = 6

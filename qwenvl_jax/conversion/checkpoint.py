@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from qwenvl_jax.config import ModelConfig, ParameterRule, Run, Schedule, Stage, from_json
+from qwenvl_jax.config import ModelConfig, ParameterRule, Run, Schedule, Stage
+from qwenvl_jax.config_json import from_json
 from qwenvl_jax.conversion import direct
 from qwenvl_jax.conversion.pieces import Index, parameter_shapes, rows_axis, rows_per_piece
 from qwenvl_jax.conversion.stored_tensor import BFLOAT16, empty

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from qwenvl_jax.config import ModelConfig, to_json
+from qwenvl_jax.config import ModelConfig
+from qwenvl_jax.config_json import to_json
 from qwenvl_jax.conversion import carried, hugging_face, openclip, original_config
 from qwenvl_jax.conversion.checkpoint import CheckpointWriter, converted_run, converted_stage
 from qwenvl_jax.conversion.destination import Progress, Say, need_space, new_folder

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from qwenvl_jax.config import ModelConfig, PrecisionConfig, Run, Stage, from_json
+from qwenvl_jax.config import ModelConfig, PrecisionConfig, Run, Stage
+from qwenvl_jax.config_json import from_json
 from qwenvl_jax.conversion.checkpoint import converted_stage
 from qwenvl_jax.conversion.hugging_face import (
     is_hugging_face,

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from qwenvl_jax.config import from_json
+from qwenvl_jax.config_json import from_json
 from qwenvl_jax.json_text import read_json
 from qwenvl_jax.models.parameters import Parameters
 from qwenvl_jax.parallel.mesh import place

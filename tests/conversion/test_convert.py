@@ -17,7 +17,8 @@ from safetensors.numpy import load_file
 from small_folder import CONFIG, FIELDS, TYPES, Tensors, make_folder, random_tensors, save
 from small_model import small_run, small_stage
 
-from qwenvl_jax.config import MeshConfig, ParameterRule, PrecisionConfig, Run, from_json, to_json
+from qwenvl_jax.config import MeshConfig, ParameterRule, PrecisionConfig, Run
+from qwenvl_jax.config_json import from_json, to_json
 from qwenvl_jax.conversion import destination, direct, export, qwen_vl_folder
 from qwenvl_jax.conversion import pieces as pieces_module
 from qwenvl_jax.conversion.checkpoint import open_checkpoint

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from small_folder import CONFIG, FIELDS, TYPES, Tensors, make_folder, random_tensors, save
 
-from qwenvl_jax.config import Run, to_json
+from qwenvl_jax.config import Run
+from qwenvl_jax.config_json import to_json
 from qwenvl_jax.conversion.hugging_face import (
     is_hugging_face,
     read_config,

@@ -8,7 +8,8 @@ import pytest
 import torch
 from small_folder import CONFIG, FIELDS, SHAPES, Tensors, make_folder, random_tensors, save
 
-from qwenvl_jax.config import PrecisionConfig, from_json
+from qwenvl_jax.config import PrecisionConfig
+from qwenvl_jax.config_json import from_json
 from qwenvl_jax.conversion.openclip import expected_shapes
 from qwenvl_jax.models.parameters import initialize, layout_of
 from qwenvl_jax.models.weights import from_original, to_original

@@ -12,7 +12,8 @@ from safetensors.numpy import save_file
 from small_model import TASKS, small_run, small_stage
 
 import qwenvl_jax
-from qwenvl_jax.config import Component, Stage, to_json
+from qwenvl_jax.config import Component, Stage
+from qwenvl_jax.config_json import to_json
 from qwenvl_jax.inference.generation_config import GenerationConfig, stage_generation_config
 from qwenvl_jax.models.parameters import build
 from qwenvl_jax.models.qwen_vl.weights import layout

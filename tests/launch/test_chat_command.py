@@ -19,7 +19,8 @@ from small_model import CONFIG, PRECISION, RESOLUTION, TASKS, random_parameters,
 from small_video import make_video
 
 from launch.chat import chat
-from qwenvl_jax.config import Component, to_json
+from qwenvl_jax.config import Component
+from qwenvl_jax.config_json import to_json
 from qwenvl_jax.inference import chat as conversation
 from qwenvl_jax.models.parameters import build
 from qwenvl_jax.training.checkpoints import Checkpoints

@@ -17,7 +17,8 @@ from configs.recipes import recipe
 from launch.benchmarks.torch_qwen_vl import TorchQwenVL, load_folder
 from launch.main import main
 from launch.train import starting_point, with_model_of
-from qwenvl_jax.config import PrecisionConfig, from_json
+from qwenvl_jax.config import PrecisionConfig
+from qwenvl_jax.config_json import from_json
 from qwenvl_jax.conversion.original_config import from_original, to_original
 from qwenvl_jax.conversion.pieces import original_shapes
 from qwenvl_jax.models.parameters import build, layout_of

@@ -1,4 +1,4 @@
-"""Promises of `qwenvl_jax.config`: a run's JSON is all of it."""
+"""Promises of `qwenvl_jax.config_json`: a run's JSON is all of it."""
 
 import json
 from typing import Any
@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.recipes import RECIPES
-from qwenvl_jax.config import Run, from_json, to_json
+from qwenvl_jax.config import Run
+from qwenvl_jax.config_json import from_json, to_json
 
 
 @pytest.mark.parametrize("name", RECIPES)
