@@ -72,11 +72,13 @@ def one(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory) -> dict:
-    """Folders of runs of two processes, one behind the other: `whole`; `stopped` by a SIGTERM that only process 0 gets in
+    """Folders of runs of two processes, one behind the other: `whole`; `split`, in which each has a half of every row;
+    `stopped` by a SIGTERM that only process 0 gets in
     batch 3; `broken` by a loader of process 1 that hangs in batch 4, which ends both. And how they ended."""
-    folders = {name: tmp_path_factory.mktemp(name) for name in ("whole", "stopped", "broken")}
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("whole", "split", "stopped", "broken")}
     runs = [
         {"workdir": str(folders["whole"]), "mesh": (1, 2, 1)},
+        {"workdir": str(folders["split"]), "mesh": (1, 1, 1, 2)},
         {"workdir": str(folders["stopped"]), "mesh": (1, 2, 1), "until": 3},
         {"workdir": str(folders["broken"]), "mesh": (1, 2, 1), "fault": ("hung", 4, 1), "hang_seconds": HANG},
     ]

@@ -37,7 +37,7 @@ def train(
     count = mesh_config.data * mesh_config.fsdp * mesh_config.tensor
     mesh = make_mesh(mesh_config, jax.devices()[:count])
     state, table = initial_state(run, stage, architecture, initial, mesh)
-    placed = [put_batch(batch, mesh) for batch in batches]
+    placed = [put_batch(batch, len(batch.tokens), mesh) for batch in batches]
     step = compile_step(trace_step(run, stage, architecture, table, state, placed[0], mesh), mesh)
     metrics = []
     for batch in placed:
