@@ -1,6 +1,6 @@
 """Promises of the mesh axis `context`: a row that lies on several devices is learned from as on one, and never whole.
 
-The small models get four heads, and Qwen2-VL two of keys and values: on four devices of context x tensor each is there twice.
+The small models get four heads, and Qwen2-VL two of keys and values: on context x tensor = 4 each of these is there twice.
 """
 
 import dataclasses
@@ -87,7 +87,7 @@ def graded(request):
 @pytest.mark.parametrize("config", MESHES, ids=["fsdp 2, tensor 2, context 2", "data 2, context 4"])
 def test_a_split_row_equals_one_device(graded, config: MeshConfig) -> None:
     """Losses and the gradients of all parameters, for text, images and videos. Only the order of float32 sums differs: by
-    3e-6 of a gradient's norm where it was measured; a gradient that is zero but for rounding is held to that of all."""
+    3.3e-6 of a gradient's norm where it was measured; a gradient that is zero but for rounding is held to that of all."""
     on, one = graded
     for kind, (value, gradients) in on(config).items():
         expected, theirs = one[kind]
@@ -128,9 +128,8 @@ def test_a_row_is_never_whole() -> None:
     shapes = {shape for kind, shape in arrays(lines) if kind == "f32"}
     assert (1, LENGTH // 4, width) in shapes
     assert (1, PATCHES // 4, tower) in shapes
-    assert not [
-        s for s in shapes if {LENGTH, width} <= set(s) or {PATCHES, tower} <= set(s) or {LENGTH, VOCABULARY} <= set(s)
-    ]
+    for forbidden in ({LENGTH, width}, {PATCHES, tower}, {LENGTH, VOCABULARY}):
+        assert not [shape for shape in shapes if forbidden <= set(shape)]
 
     def collectives(kind: str, scope: str) -> list[str]:
         return [line for line in lines if re.search(rf" {kind}(-start)?\(", line) and scope in line]

@@ -142,7 +142,7 @@ def test_rows_that_do_not_fit() -> None:
 
 @pytest.mark.parametrize("model", [MODEL, MODEL_2B, MODEL_7B, MODEL_72B], ids=["qwen-vl", "2B", "7B", "72B"])
 def test_full_models_fit_a_mesh(model) -> None:
-    """Every parameter has a place on fsdp x tensor = 2 x 2, and on fsdp x context; what is not split by four is under 1 %."""
+    """Every parameter has a place on fsdp x tensor and on fsdp x context = 2 x 2; what is not split by four is under 1 %."""
     architecture = build(model, PrecisionConfig())
     for config in (MeshConfig(2, 2, 2), MeshConfig(2, 2, 1, 2)):
         shardings = parameter_shardings(architecture.axes, architecture.shapes, make_mesh(config))

@@ -118,9 +118,10 @@ def same(folder: Path, expected: Path) -> None:
 
 
 def test_two_processes_train_as_one(one, two) -> None:
-    """Each makes its own rows; the batches, the losses and what is counted and listed are those of one process. A checkpoint
-    holds where the rows of both lie in their plans."""
+    """Each makes its own rows, or makes all and has a half of each; the batches, the losses and what is counted and listed
+    are those of one process. A checkpoint holds where the rows of both lie in their plans."""
     same(two["whole"], one)
+    same(two["split"], one)
     [skipped] = read_lines(two["whole"] / "skipped.jsonl")
     assert skipped["samples"] == [["pictures", 8 * NAN_STEP + row] for row in range(8)]
     assert read_position(two["whole"], "sft", STEPS)["windows"] == [[row, 0, 0] for row in range(8)]
