@@ -4,8 +4,8 @@ Where a mesh splits rows over `context`, every device comes with some positions 
 all-to-alls give it all positions of fewer heads (Jacobs et al. 2023, DeepSpeed Ulysses). So masks, kernels and the work
 lists of the vision tower are those of one device, and causal attention keeps all devices busy alike. It moves
 (2 + 2 K / N) / context of what a layer's queries hold. Gathering keys and values instead would ask for nothing of the number
-of heads, but would need a mask for each part of the queries, would leave the devices with the first ones idle for half of
-the time, and would not do for the vision tower, whose lists of blocks are made once for queries and keys.
+of heads, but would need a mask for each part of the queries, would let all devices wait for the one with the last of them,
+and would not do for the vision tower, whose lists of blocks are made for queries and keys at once.
 
 Shape legend: B rows, S query positions, T key positions, N heads, K heads of keys and values, G = N / K, H head size.
 """
