@@ -25,7 +25,7 @@ from qwenvl_jax.inference.loading import load, run_processor
 from qwenvl_jax.inference.model import Model, inference_model
 from qwenvl_jax.inference.processor import Processor
 from qwenvl_jax.models.parameters import Architecture, Parameters
-from qwenvl_jax.parallel.mesh import make_mesh, parameter_shardings
+from qwenvl_jax.parallel.mesh import PARAMETER_AXES, make_mesh, parameter_shardings
 from qwenvl_jax.parallel.processes import writes
 from qwenvl_jax.processing.agent import STOPS
 from qwenvl_jax.processing.sample import Sample
@@ -90,7 +90,8 @@ def evaluate_stage(run: Run, stage: Stage, architecture: Architecture, parameter
         return
     if jax.process_count() > 1:
         # Its own devices share each parameter as far as those of the run did.
-        shards = math.gcd(len(jax.local_devices()), make_mesh(run.mesh).shape["fsdp"])
+        parts = math.prod(make_mesh(run.mesh).shape[axis] for axis in PARAMETER_AXES)
+        shards = math.gcd(len(jax.local_devices()), parts)
         mesh = make_mesh(MeshConfig(fsdp=shards), jax.local_devices())
         shardings = parameter_shardings(architecture.axes, architecture.shapes, mesh)
         parameters = load_parameters(workdir, stage.name, stage.steps, shardings)

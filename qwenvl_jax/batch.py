@@ -56,7 +56,8 @@ class OwnRows(NamedTuple):
     """The rows of a global batch that a process makes, by their numbers in it.
 
     Attributes:
-      made: rows that its devices hold, in order; several processes hold a row that is split over `tensor` between them.
+      made: rows that its devices hold, in order; several processes hold a row that is split over `context` or
+        `tensor` between them.
       counted: those of them that no other process counts.
     """
 

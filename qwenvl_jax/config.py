@@ -257,8 +257,14 @@ class MeshConfig:
     """Sizes of the mesh's axes; -1 takes the devices that remain."""
 
     data: int = -1
+    """Rows are split over it, parameters are whole; several slices of a TPU lie along it."""
     fsdp: int = 1
+    """Rows and parameters are split over it."""
     tensor: int = 1
+    """Heads, mlp and vocabulary are split over it."""
+    context: int = 1
+    """The positions of a row are split over it, for rows too long for one device, and the parameters. Attention exchanges
+    positions for heads, so that context x tensor must divide the heads of every part of the model."""
 
 
 @dataclass(frozen=True)

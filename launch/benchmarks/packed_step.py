@@ -98,7 +98,7 @@ def ours(run: Run, stage: Stage, parameters: Parameters, batch: Batch) -> Callab
     architecture = build(run.model, run.precision)
     copies = jax.tree.map(jax.numpy.copy, parameters)  # steps consume what they are given
     state, table = initial_state(run, stage, architecture, copies, mesh)
-    placed = put_batch(batch, mesh)
+    placed = put_batch(batch, len(batch.tokens), mesh)
     step = compile_step(trace_step(run, stage, architecture, table, state, placed, mesh), mesh)
     held = [state]
 

@@ -1,7 +1,16 @@
 """The one attention function of all models.
 
+Where a mesh splits rows over `context`, every device comes with some positions of its heads and leaves with them; in between
+all-to-alls give it all positions of fewer heads (Jacobs et al. 2023, DeepSpeed Ulysses). So masks, kernels and the work
+lists of the vision tower are those of one device, and causal attention keeps all devices busy alike. It moves
+(2 + 2 K / N) / context of what a layer's queries hold. Gathering keys and values instead would ask for nothing of the number
+of heads, but would need a mask for each part of the queries, would let all devices wait for the one with the last of them,
+and would not do for the vision tower, whose lists of blocks are made for queries and keys at once.
+
 Shape legend: B rows, S query positions, T key positions, N heads, K heads of keys and values, G = N / K, H head size.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +18,7 @@ from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 
 from qwenvl_jax.models.splash import splash_attention
+from qwenvl_jax.parallel.activations import gather_positions, shards, split_positions
 
 IMPLEMENTATIONS = ("auto", "xla", "splash")
 """`auto`: splash on a TPU, XLA elsewhere."""
@@ -39,8 +49,32 @@ def attention(
       query_start: positions before the first query (the filled part of a KV cache).
       implementation: one of IMPLEMENTATIONS. Queries behind a cache always run in XLA: a kernel wants static masks.
     """
+    k, v = (_enough_heads(x, q.shape[2]) for x in (k, v))
+    q, k, v = (gather_positions(x) for x in (q, k, v))
     if resolve_implementation(implementation, jax.default_backend()) == "splash" and isinstance(query_start, int):
-        return splash_attention(q, k, v, query_segments, key_segments, causal, "attention_output")
+        mixed = splash_attention(q, k, v, query_segments, key_segments, causal, "attention_output")
+    else:
+        mixed = _xla_attention(q, k, v, query_segments, key_segments, causal, query_start)
+    return split_positions(mixed)
+
+
+def _enough_heads(x: jax.Array, heads: int) -> jax.Array:
+    """[B, T, K, H] keys or values, each head as often as needed for every device to get one with its heads of queries."""
+    parts = shards("attention_heads")
+    times = parts // math.gcd(parts, x.shape[2])
+    return x if times == 1 or heads % parts else jnp.repeat(x, times, axis=2)
+
+
+def _xla_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    query_segments: jax.Array | None,
+    key_segments: jax.Array | None,
+    causal: bool,
+    query_start: jax.Array | int,
+) -> jax.Array:
+    """As `attention`, of one device's heads."""
     q, k, v = (checkpoint_name(x, "attention_input") for x in (q, k, v))
     block = causal_block(q.shape[1])
     if causal and isinstance(query_start, int) and q.shape[1] == k.shape[1] and block < q.shape[1]:

@@ -13,6 +13,7 @@ from flax import nnx
 from qwenvl_jax.config import PrecisionConfig
 from qwenvl_jax.models.attention import attention
 from qwenvl_jax.models.layers import Projection, RMSNorm, apply_rotary, gated, normal, scan_layers
+from qwenvl_jax.parallel.activations import constrain
 
 Angles = tuple[jax.Array, jax.Array]
 """cos and sin, [B, S, 1, H/2] each."""
@@ -138,6 +139,7 @@ def run_blocks(
     segment_ids: jax.Array,
 ) -> jax.Array:
     """[B, S, D] -> [B, S, D] through all layers; segment_ids is [B, S]."""
+    segment_ids = constrain(segment_ids, "rows", None)  # all positions meet in every layer
     x, _ = scan_layers(
         blocks, x, query_angles, key_angles, segment_ids, segment_ids, 0,
         remat=precision.remat, unroll=precision.unroll,

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from qwenvl_jax.parallel.activations import constrain
+
 
 def place_vision(embedded: jax.Array, vision: jax.Array, vision_index: jax.Array) -> jax.Array:
     """Replaces embeddings by vision tokens where `vision_index` names one.
@@ -15,5 +17,10 @@ def place_vision(embedded: jax.Array, vision: jax.Array, vision_index: jax.Array
     Returns:
       [B, S, D].
     """
-    placed = jnp.take_along_axis(vision, jnp.maximum(vision_index, 0)[..., None], axis=1)
-    return jnp.where(vision_index[..., None] >= 0, placed.astype(embedded.dtype), embedded)
+    # Where positions are split, a token's vision may lie anywhere in its row: each device looks all of them up in its
+    # columns, which are then exchanged for positions. So the backward pass adds up on one device.
+    vision = constrain(vision, "rows", None, "columns")
+    wanted = constrain(jnp.maximum(vision_index, 0), "rows", None)
+    placed = constrain(jnp.take_along_axis(vision, wanted[..., None], axis=1), "rows", None, "columns")
+    placed = constrain(placed.astype(embedded.dtype), "rows", "stream", None)
+    return jnp.where(vision_index[..., None] >= 0, placed, embedded)

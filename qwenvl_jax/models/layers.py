@@ -118,14 +118,14 @@ def summed_axes(equation: str) -> int:
 
 def output_axes(equation: str, axes: tuple[str, ...]) -> tuple[str | None, ...]:
     """Logical axes of a projection's result: those of the kernel, rows for `b`, and for the letter behind it the positions
-    of the residual stream, unless the result is wide (heads, mlp): then whole rows are needed.
+    of the residual stream, unless the result is wide (heads, mlp): then heads or mlp lie where these positions were split.
     """
     inputs, output = equation.split("->")
     named = dict(zip(inputs.split(",")[1], axes))
     wide = any(named.get(letter) in ("heads", "mlp", "vocab") for letter in output)
     result: list[str | None] = [named.get(letter) for letter in output]
     if output[0] == "b":
-        result[:2] = ["rows", None if wide else "stream"]
+        result[:2] = ["rows", "sequence" if wide else "stream"]
     return tuple(result)
 
 

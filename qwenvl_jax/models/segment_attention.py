@@ -15,6 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
+
+from qwenvl_jax.parallel.activations import activation_spec, constrain, gather_positions, split_positions
 
 BLOCK = 128
 """Positions of a block. On two CPU cores 128 is as fast as 256 for slices of 256 to 1024 patches, faster for small ones."""
@@ -49,6 +52,7 @@ def plan_attention(segments: jax.Array) -> WorkList:
 
     A segment is best contiguous: two blocks meet where the ranges of their ids overlap.
     """
+    segments = constrain(segments, "rows", None)
     size = min(BLOCK, segments.shape[1])
     segments = jnp.pad(segments, ((0, 0), (0, -segments.shape[1] % size)))
     blocks = rearrange(segments, "b (t c) -> b t c", c=size)
@@ -91,14 +95,22 @@ def _meetings(blocks: Any, xp: Any) -> Any:
 def segment_attention(q: jax.Array, k: jax.Array, v: jax.Array, work: WorkList) -> jax.Array:
     """Scaled dot-product attention of [B, P, N, H] within the segments of the work list; padding gets zeros.
 
-    Scores, softmax and sums are in float32 whatever the inputs' type.
+    Scores, softmax and sums are in float32 whatever the inputs' type. On a mesh each device has whole rows of its own
+    heads, as in `models.attention`.
     """
     length = q.shape[1]
     _, count, size = work.segments.shape
+    q, k, v = (gather_positions(x) for x in (q, k, v))
     padding = ((0, 0), (0, count * size - length), (0, 0), (0, 0))
     q, k, v = (rearrange(jnp.pad(x, padding), "b (t c) n h -> b t n c h", c=size) for x in (q, k, v))
-    mixed = _attend(q, k, v, work)
-    return rearrange(mixed, "b t n c h -> b (t c) n h")[:, :length]
+    attend, mesh = _attend, jax.sharding.get_abstract_mesh()
+    if not mesh.empty and mesh.size > 1:  # left to itself, XLA exchanges blocks in every turn
+        spec = activation_spec(("rows", None, "attention_heads", None, None), q.shape, mesh)
+        rows = PartitionSpec(spec[0])
+        lists = WorkList(rows, rows, rows, PartitionSpec())  # type: ignore[arg-type]
+        attend = jax.shard_map(_attend, in_specs=(spec, spec, spec, lists), out_specs=spec, check_vma=False)
+    mixed = attend(q, k, v, work)
+    return split_positions(rearrange(mixed, "b t n c h -> b (t c) n h")[:, :length])
 
 
 @jax.custom_vjp

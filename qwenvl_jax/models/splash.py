@@ -62,7 +62,7 @@ def splash_attention(
 
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty and mesh.size > 1:
-        queries, keys = (activation_spec(("rows", None, "heads", None), x.shape, mesh) for x in (q, k))
+        queries, keys = (activation_spec(("rows", None, "attention_heads", None), x.shape, mesh) for x in (q, k))
         rows = PartitionSpec(queries[0])
         ids = None if segments is None else kernels.SegmentIds(rows, rows)  # type: ignore[arg-type]
         local = jax.shard_map(local, in_specs=(queries, keys, keys, ids), out_specs=queries, check_vma=False)

@@ -12,34 +12,40 @@ from jax.sharding import PartitionSpec
 
 from qwenvl_jax.parallel.mesh import BATCH_AXES
 
-ACTIVATION_RULES: Mapping[str, str | tuple[str, ...]] = {
-    # logical axis of an activation -> mesh axes; names that are not here stay whole
+ACTIVATION_RULES: Mapping[str, tuple[str, ...]] = {
+    # logical axis of an activation -> mesh axes, the outer one first
     "rows": BATCH_AXES,
-    "stream": "tensor",  # positions, where nothing else lies over tensor: the residual stream, norms and their backward
-    "heads": "tensor",
-    "mlp": "tensor",
-    "vocab": "tensor",
+    "stream": ("context", "tensor"),  # positions of the residual stream, of norms and of their backward
+    "sequence": ("context",),  # positions, where something else lies over tensor
+    "columns": ("context", "tensor"),  # the width, where positions are looked up and must be whole
+    "heads": ("tensor",),
+    "attention_heads": ("tensor", "context"),  # heads, where all positions of a row meet
+    "mlp": ("tensor",),
+    "vocab": ("tensor",),
 }
 
 
 def activation_spec(
     axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: jax.sharding.AbstractMesh
 ) -> PartitionSpec:
-    """The layout of an activation. An axis that does not divide stays whole: that costs time, never the result."""
-    spec: list[str | tuple[str, ...] | None] = []
+    """The layout of an activation; names without a rule stay whole.
+
+    An axis is split over its mesh axes as far as they divide it, the outer ones first: what stays whole costs time, never
+    the result.
+    """
+    spec: list[tuple[str, ...] | None] = []
     for axis, size in zip(axes, shape, strict=True):
-        names = ACTIVATION_RULES.get(axis or "", ())
-        present = tuple(name for name in ((names,) if isinstance(names, str) else names) if name in mesh.shape)
-        parts = math.prod(mesh.shape[name] for name in present)
-        spec.append(present if present and size % parts == 0 else None)
+        names = tuple(name for name in ACTIVATION_RULES.get(axis or "", ()) if name in mesh.shape)
+        while size % math.prod(mesh.shape[name] for name in names):
+            names = names[:-1]
+        spec.append(names or None)
     return PartitionSpec(*spec)
 
 
 def shards(axis: str) -> int:
     """Devices over which the mesh around the trace splits an activation's axis; 1 outside `jax.set_mesh`."""
-    names = ACTIVATION_RULES[axis]
     sizes = jax.sharding.get_abstract_mesh().shape
-    return math.prod(sizes.get(name, 1) for name in ((names,) if isinstance(names, str) else names))
+    return math.prod(sizes.get(name, 1) for name in ACTIVATION_RULES[axis])
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
@@ -48,3 +54,17 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     if mesh.empty or mesh.size == 1:
         return x
     return jax.lax.with_sharding_constraint(x, activation_spec(axes, x.shape, mesh))
+
+
+def gather_positions(x: jax.Array) -> jax.Array:
+    """[B, S, N, H] of the positions of a device and its heads -> of all positions and, for as many, fewer heads.
+
+    Two constraints, of which XLA makes one all-to-all; with the second alone it may exchange what x was computed from, and
+    does so for both halves of a rotary embedding.
+    """
+    return constrain(constrain(x, "rows", "sequence", "heads", None), "rows", None, "attention_heads", None)
+
+
+def split_positions(x: jax.Array) -> jax.Array:
+    """The inverse of `gather_positions`."""
+    return constrain(constrain(x, "rows", None, "attention_heads", None), "rows", "sequence", "heads", None)

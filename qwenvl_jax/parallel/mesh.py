@@ -5,7 +5,6 @@ axis that would be used twice in one array, raises one sentence.
 """
 
 import math
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,26 +13,46 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from qwenvl_jax.batch import OwnRows
-from qwenvl_jax.config import MeshConfig
+from qwenvl_jax.batch import Batch, OwnRows
+from qwenvl_jax.config import MeshConfig, ModelConfig, Qwen2VLConfig, Stage
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "context", "tensor")
+"""From the slowest network to the fastest: what `context` exchanges (the positions of a layer's queries, keys and values for
+heads) is less than what `tensor` does (the whole stream, four times a layer), and waits as `tensor` does, unlike the gathers
+of `fsdp`."""
 BATCH_AXES = ("data", "fsdp")
 """Rows of a batch are split over both: fsdp is data parallelism whose parameters are sharded too."""
+PARAMETER_AXES = ("context", "fsdp")
+"""The width of every matrix is split over both. Devices of one `context` group need the same weights, and gathering from
+more of them moves the same bytes; a copy on each would cost 12 bytes a parameter, of masters and moments."""
 
-RULES: Mapping[str, str | None] = {
-    # logical axis -> mesh axis
-    "embed": "fsdp",
-    "embed_out": None,
-    "heads": "tensor",
-    "kv_heads": "tensor",
-    "head": None,
-    "mlp": "tensor",
-    "vocab": "tensor",
-    "vision": None,
-    "patch": None,
-    "position": None,
-    "layers": None,
+RULES: Mapping[str, tuple[str, ...]] = {
+    # logical axis -> mesh axes
+    "embed": PARAMETER_AXES,
+    "embed_out": (),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "head": (),
+    "mlp": ("tensor",),
+    "vocab": ("tensor",),
+    "vision": (),
+    "patch": (),
+    "position": (),
+    "layers": (),
+}
+
+POSITIONS: Mapping[str, int] = {
+    # field of a batch -> its axis of tokens or patches, which is split over context; images stay whole
+    "tokens": 1,
+    "targets": 1,
+    "loss_weights": 1,
+    "segment_ids": 1,
+    "positions": -1,
+    "vision_index": 1,
+    "task_ids": 1,
+    "patches": 1,
+    "patch_positions": 1,
+    "patch_segments": 1,
 }
 
 
@@ -44,7 +63,7 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
       ValueError: the sizes do not multiply to the number of devices; names sizes that do.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = [config.data, config.fsdp, config.tensor]
+    sizes = [getattr(config, axis) for axis in AXES]
     known = math.prod(size for size in sizes if size != -1)
     valid = all(size > 0 or size == -1 for size in sizes) and sizes.count(-1) <= 1
     if not valid or len(devices) % known or (-1 not in sizes and known != len(devices)):
@@ -55,14 +74,6 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
         )
     sizes = [len(devices) // known if size == -1 else size for size in sizes]
     return Mesh(_arranged(devices, sizes), AXES)
-
-
-def memory_limit(device: jax.Device) -> float:
-    """Bytes that a program may use on a device of this machine: of a CPU, its share of the machine's memory; infinite where
-    the device does not tell."""
-    if device.platform == "cpu":
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / jax.local_device_count()
-    return float((device.memory_stats() or {}).get("bytes_limit", 0)) or math.inf
 
 
 def _arranged(devices: list[jax.Device], sizes: list[int]) -> np.ndarray:
@@ -80,12 +91,23 @@ def _arranged(devices: list[jax.Device], sizes: list[int]) -> np.ndarray:
     if data % slices:
         raise ValueError(f"mesh.data={data} does not divide over {slices} slices: make it a multiple of {slices}")
     return mesh_utils.create_hybrid_device_mesh(
-        (data // slices, *inner), (slices, 1, 1), devices, allow_split_physical_axes=True
+        (data // slices, *inner), (slices, *[1] * len(inner)), devices, allow_split_physical_axes=True
     )
 
 
 def _divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _multiples(number: int, unit: int) -> str:
+    """Those of the unit next to a number that is none."""
+    below = number - number % unit
+    return ", ".join(str(n) for n in (below, below + unit) if n)
+
+
+def _parts(mesh: Mesh, axes: tuple[str, ...]) -> int:
+    """Over how many devices these axes split."""
+    return math.prod(mesh.shape[axis] for axis in axes)
 
 
 def parameter_spec(path: str, axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
@@ -100,17 +122,18 @@ def parameter_spec(path: str, axes: tuple[str, ...], shape: tuple[int, ...], mes
     if unknown:
         raise ValueError(f"{path}: logical axis {unknown[0]!r} has no rule in qwenvl_jax.parallel.mesh.RULES")
     matrix = sum(axis != "layers" for axis in axes) > 1
-    spec = [RULES[axis] if matrix else None for axis in axes]
-    used = [axis for axis in spec if axis is not None]
+    spec = [RULES[axis] if matrix else () for axis in axes]
+    used = [name for names in spec for name in names]
     if len(set(used)) != len(used):
         raise ValueError(f"{path}: axes {axes} put two dimensions on one mesh axis ({used}); change RULES")
-    for axis, name, size in zip(axes, spec, shape):
-        if name is not None and size % mesh.shape[name]:
+    for axis, names, size in zip(axes, spec, shape):
+        if size % (parts := _parts(mesh, names)):
             fitting = [n for n in _divisors(size) if n <= mesh.size]
+            described = " x ".join(f"mesh.{name}" for name in names)
             raise ValueError(
-                f"{path}: {axis}={size} does not divide over mesh.{name}={mesh.shape[name]}; sizes that work: {fitting}"
+                f"{path}: {axis}={size} does not divide over {described}={parts}; sizes that work: {fitting}"
             )
-    return PartitionSpec(*spec)
+    return PartitionSpec(*(names or None for names in spec))
 
 
 def check_rows(rows: int, accumulation: int, mesh: Mesh) -> None:
@@ -119,14 +142,39 @@ def check_rows(rows: int, accumulation: int, mesh: Mesh) -> None:
     Raises:
       ValueError: it does not; names the next numbers of rows that do.
     """
-    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    unit = shards * accumulation
-    if rows % unit:
-        fitting = [n for n in (rows - rows % unit, rows - rows % unit + unit) if n]
+    shards = _parts(mesh, BATCH_AXES)
+    if rows % (shards * accumulation):
         raise ValueError(
             f"rows={rows} do not divide over {shards} data shards (mesh.data x mesh.fsdp) x accumulation={accumulation}; "
-            f"rows that work: {', '.join(map(str, fitting))}"
+            f"rows that work: {_multiples(rows, shards * accumulation)}"
         )
+
+
+def check_context(model: ModelConfig, stage: Stage, mesh: Mesh) -> None:
+    """Over `context`, tokens and patches of a row must divide, and in attention the heads of all parts of the model.
+
+    The patches of a vision token must lie on one device. Heads of keys and values need not divide; see `models.attention`.
+
+    Raises:
+      ValueError: something does not divide; names the sizes that do.
+    """
+    context, tensor = mesh.shape["context"], mesh.shape["tensor"]
+    if context == 1:
+        return
+    merged = model.vision.merge**2 if isinstance(model, Qwen2VLConfig) else 1
+    for field, unit in (("sequence_length", context), ("patches_per_row", context * merged)):
+        if (size := getattr(stage, field)) % unit:
+            within = f" in groups of {merged}" if unit > context else ""
+            raise ValueError(
+                f"stage {stage.name}: {field}={size} does not divide{within} over mesh.context={context}; sizes that work: "
+                f"{_multiples(size, unit)}"
+            )
+    for name, part in vars(model).items():
+        if part.heads % (context * tensor):
+            raise ValueError(
+                f"{name}: heads={part.heads} do not divide over mesh.context={context} x mesh.tensor={tensor}; products "
+                f"that work: {_divisors(part.heads)}"
+            )
 
 
 def own_rows(rows: int, mesh: Mesh) -> OwnRows:
@@ -161,27 +209,17 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-HOST = "pinned_host"
-"""JAX's name of the memory beside a device that it reads and writes by itself."""
+def batch_shardings(batch: Batch, mesh: Mesh) -> Batch:
+    """Where the fields of a batch lie, None for those that it has not: rows as in `batch_sharding`, tokens and patches of a
+    row over context."""
 
+    def sharding(field: str, dimensions: int) -> NamedSharding:
+        spec: list[Any] = [BATCH_AXES, *[None] * (dimensions - 1)]
+        if field in POSITIONS:
+            spec[POSITIONS[field]] = "context"
+        return NamedSharding(mesh, PartitionSpec(*spec))
 
-def on_host(sharding: NamedSharding) -> NamedSharding:
-    """The same parts, each in the memory of its device's host."""
-    return sharding.with_memory_kind(HOST)
-
-
-def device_bytes(tree: Any) -> int:
-    """Bytes that arrays, or shapes with shardings, take in the memory of one device, without the padding of tiles."""
-    return sum(_shard_bytes(leaf) for leaf in jax.tree.leaves(tree) if leaf.sharding.memory_kind != HOST)
-
-
-def host_bytes(tree: Any) -> int:
-    """Bytes that they take in the host's memory, for one device."""
-    return sum(_shard_bytes(leaf) for leaf in jax.tree.leaves(tree) if leaf.sharding.memory_kind == HOST)
-
-
-def _shard_bytes(leaf: Any) -> int:
-    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * int(leaf.dtype.itemsize)
+    return Batch(*(None if x is None else sharding(field, x.ndim) for field, x in zip(Batch._fields, batch)))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -1,15 +1,17 @@
 """Devices that a plan can be made for: what they can do, and the meshes that libtpu describes without one of them."""
 
+import math
 import re
 import time
 from dataclasses import dataclass
+from itertools import combinations
 
 import jax
 import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from qwenvl_jax.parallel.mesh import memory_limit
+from qwenvl_jax.parallel.memory import memory_limit
 from qwenvl_jax.training.flops import PEAK_FLOPS, peak_flops
 
 GIB = 2**30
@@ -77,21 +79,16 @@ class Topology:
     def bandwidth(self, mesh: Mesh, group: int) -> float:
         """Bytes per second that leave a device for a collective in groups of that many devices.
 
-        Both directions of every dimension of the network that the group spans are used. A group spans those of the mesh
-        axes that make it up, the innermost first.
+        Both directions of every dimension of the network that the group spans are used. A group is taken to span as few of
+        the mesh axes as have its size together, the innermost first.
         """
         if not self.sides:
             return self.chip.link
         if self.slices > 1 and group == self.slices:
             return BETWEEN_SLICES
-        chosen, size = [], 1
-        for axis in reversed(mesh.axis_names):
-            if mesh.shape[axis] == group:
-                chosen, size = [axis], group
-                break
-            if size < group and mesh.shape[axis] > 1:
-                chosen.append(axis)
-                size *= mesh.shape[axis]
+        axes = [axis for axis in reversed(mesh.axis_names) if mesh.shape[axis] > 1]
+        sets = (chosen for count in range(len(axes) + 1) for chosen in combinations(axes, count))
+        chosen = next((s for s in sets if math.prod(mesh.shape[axis] for axis in s) == group), axes)
         spanned = {dimension for axis in chosen for dimension in self._spanned(mesh, axis)}
         return 2 * self.chip.link * max(1, len(spanned))
 

@@ -2,7 +2,7 @@
 
 Compiling takes a minute or more, so few candidates are compiled: on each mesh the smallest first (everything computed
 again), with as few slices of the batch as its memory allows; then what keeps more, until it no longer fits. Meshes with a
-tensor axis are tried while none has fitted, or while the network binds.
+tensor axis are tried while none has fitted, or while the network binds. The context axis stays as the run has it.
 """
 
 import dataclasses
@@ -20,13 +20,18 @@ TENSOR = (1, 2, 4, 8)
 
 def meshes(run: Run, stage: Stage, topology: Topology) -> list[MeshConfig]:
     """Meshes over which heads and rows divide: `tensor` as small as that allows, `data` over the slices."""
-    language, vision = run.model.language, run.model.vision
-    heads = math.gcd(language.heads, language.kv_heads, vision.heads)
+    language, context = run.model.language, max(1, run.mesh.context)
+    heads = math.gcd(*(part.heads for part in vars(run.model).values()))
     devices = len(topology.devices)
     found = [
-        MeshConfig(data=topology.slices, fsdp=devices // topology.slices // tensor, tensor=tensor)
+        MeshConfig(
+            data=topology.slices, fsdp=devices // (topology.slices * tensor * context), tensor=tensor, context=context
+        )
         for tensor in TENSOR
-        if heads % tensor == 0 and devices % (topology.slices * tensor) == 0
+        if heads % (tensor * context)
+        == language.kv_heads % tensor
+        == devices % (topology.slices * tensor * context)
+        == 0
     ]
     return [mesh for mesh in found if stage.rows % (mesh.data * mesh.fsdp) == 0]
 
@@ -49,16 +54,16 @@ def fastest(run: Run, stage: Stage, topology: Topology, say: Callable[[str], Non
         tried.append(plan)
         step = "" if plan.time is None else f", {plan.time.step:.3f} s a step"
         say(
-            f"  fsdp {mesh.fsdp} x tensor {mesh.tensor}, remat {remat}, accumulation {accumulation}: "
-            f"{plan.memory.peak / 1e9:.2f} GB of {plan.memory.limit / 1e9:.2f}{step}"
+            f"  fsdp {mesh.fsdp} x tensor {mesh.tensor} x context {mesh.context}, remat {remat}, accumulation "
+            f"{accumulation}: {plan.memory.peak / 1e9:.2f} GB of {plan.memory.limit / 1e9:.2f}{step}"
         )
         return plan
 
     possible = meshes(run, stage, topology)
     if not possible:
         raise ValueError(
-            f"stage {stage.name}: {stage.rows} rows divide over no mesh of {len(topology.devices)} devices; "
-            f"take a multiple of {len(topology.devices)}"
+            f"stage {stage.name}: {stage.rows} rows divide over no mesh of {len(topology.devices)} devices"
+            f" with context {max(1, run.mesh.context)}; take a multiple of {len(topology.devices)}"
         )
     for mesh in possible:
         plan = compile_one(mesh, REMAT[0], 1)

@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 
 from qwenvl_jax.config import Run, Stage
 from qwenvl_jax.models.parameters import build
-from qwenvl_jax.parallel.mesh import BATCH_AXES, device_bytes, host_bytes, make_mesh
+from qwenvl_jax.parallel.memory import device_bytes, host_bytes
+from qwenvl_jax.parallel.mesh import BATCH_AXES, make_mesh
 from qwenvl_jax.planning import hlo, memory
 from qwenvl_jax.planning.devices import Topology
 from qwenvl_jax.planning.flops import traced_flops
@@ -217,6 +218,12 @@ def what_would_fit(plan: Plan) -> list[str]:
     if slices := slices_that_fit(plan):
         advice.append(f"--{plan.stage}.accumulation {slices}: the batch in {slices} slices, one behind the other")
         advice.append(f"--{plan.stage}.rows {plan.rows * plan.accumulation // slices}: a smaller global batch")
+    elif context := context_that_fits(plan):
+        slices = _rows_of_a_device(plan) * context
+        advice.append(
+            f"--mesh.context {plan.mesh['context'] * context} --{plan.stage}.accumulation {slices}: one row at a time on "
+            f"{context} times as many devices; context x tensor must divide the heads of every part"
+        )
     if plan.remat != "nothing":
         advice.append("--precision.remat nothing: every layer is computed again in the backward pass")
     if plan.memory.optimizer:
@@ -232,8 +239,22 @@ def slices_that_fit(plan: Plan) -> int | None:
 
     None: no number of slices would do.
     """
+    rows = _rows_of_a_device(plan)
+    return next((n for n in range(plan.accumulation, rows + 1) if rows % n == 0 and _fits_in(plan, n)), None)
+
+
+def context_that_fits(plan: Plan) -> int | None:
+    """How many times as many devices should hold a row, taken from fsdp, where one row at a time is still too much; None: no
+    number of them would do. Parameters and moments are split as before."""
+    numbers = (n for n in range(2, plan.mesh["fsdp"] + 1) if plan.mesh["fsdp"] % n == 0)
+    return next((n for n in numbers if _fits_in(plan, _rows_of_a_device(plan) * n)), None)
+
+
+def _rows_of_a_device(plan: Plan) -> int:
+    return plan.rows // math.prod(plan.mesh[axis] for axis in BATCH_AXES)
+
+
+def _fits_in(plan: Plan, slices: int) -> bool:
+    """Whether the peak should fit with so many slices of what lies beside parameters and moments."""
     held = plan.memory.parameters + plan.memory.optimizer
-    rows = plan.rows // math.prod(plan.mesh[axis] for axis in BATCH_AXES)
-    whole = (plan.memory.peak - held) * plan.accumulation
-    numbers = (n for n in range(plan.accumulation, rows + 1) if rows % n == 0)
-    return next((n for n in numbers if held + whole / n <= plan.memory.limit), None)
+    return held + (plan.memory.peak - held) * plan.accumulation / slices <= plan.memory.limit

@@ -16,14 +16,8 @@ from qwenvl_jax.batch import Batch, stage_batch
 from qwenvl_jax.config import Run, Stage
 from qwenvl_jax.models.attention import resolve_implementation
 from qwenvl_jax.models.parameters import Architecture
-from qwenvl_jax.parallel.mesh import (
-    batch_sharding,
-    check_rows,
-    device_bytes,
-    on_host,
-    parameter_shardings,
-    replicated,
-)
+from qwenvl_jax.parallel.memory import device_bytes, on_host
+from qwenvl_jax.parallel.mesh import batch_shardings, check_context, check_rows, parameter_shardings, replicated
 from qwenvl_jax.training.optimizer import ParameterTable, learning_rate, make_optimizer, resolve
 from qwenvl_jax.training.step import TrainState, make_step
 
@@ -54,9 +48,11 @@ def abstract_state(run: Run, stage: Stage, architecture: Architecture, mesh: Mes
     """The state of a stage as shapes with shardings: masters in float32, frozen parameters in the compute type.
 
     Raises:
-      ValueError: the parameter table does not cover every parameter, or the mesh does not divide one, or the rows.
+      ValueError: the parameter table does not cover every parameter, or the mesh does not divide one, or the rows, or what
+        lies in them.
     """
     check_rows(stage.rows, stage.accumulation, mesh)
+    check_context(run.model, stage, mesh)
     table = resolve(stage.parameters, architecture.shapes)
     shardings = parameter_shardings(architecture.axes, architecture.shapes, mesh)
     everywhere = replicated(mesh)
@@ -103,9 +99,12 @@ def check_memory(state: TrainState, stage: Stage, limit: float) -> None:
 
 def abstract_batch(run: Run, stage: Stage, mesh: Mesh) -> Batch:
     """A global batch of the stage as shapes with shardings."""
-    sharding = batch_sharding(mesh)
     one = stage_batch(run.model, stage, 1, 0)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((stage.rows, *x.shape[1:]), x.dtype, sharding=sharding), one)
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct((stage.rows, *x.shape[1:]), x.dtype, sharding=sharding),
+        one,
+        batch_shardings(one, mesh),
+    )
 
 
 def check_batch(batch: Batch, compiled_for: Batch) -> None:

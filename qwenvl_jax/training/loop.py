@@ -22,7 +22,8 @@ from jax.sharding import Mesh
 from qwenvl_jax.batch import Batch, joined_fingerprint
 from qwenvl_jax.config import Run, Stage
 from qwenvl_jax.models.parameters import Architecture, Parameters
-from qwenvl_jax.parallel.mesh import batch_sharding, memory_limit, own_rows, place
+from qwenvl_jax.parallel.memory import memory_limit
+from qwenvl_jax.parallel.mesh import batch_shardings, own_rows, place
 from qwenvl_jax.parallel.processes import gather, wait_for_all, writes
 from qwenvl_jax.training.checkpoints import Checkpoints
 from qwenvl_jax.training.compilation import (
@@ -77,10 +78,16 @@ def initial_state(
     return TrainState(step, trained, frozen, moments), table
 
 
-def put_batch(batch: Batch, mesh: Mesh) -> Batch:
-    """The rows that this process has made of the global batch, on its devices."""
-    sharding = batch_sharding(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+def put_batch(batch: Batch, rows: int, mesh: Mesh) -> Batch:
+    """The rows that this process has made of a global batch of so many, on its devices.
+
+    It has made them whole, also where its devices hold a part of their positions.
+    """
+    return jax.tree.map(
+        lambda x, sharding: jax.make_array_from_process_local_data(sharding, x, (rows, *x.shape[1:])),
+        batch,
+        batch_shardings(batch, mesh),
+    )
 
 
 def train_stage(
@@ -136,7 +143,7 @@ def train_stage(
                 with watchdog.waits_for(f"batch {step} from the loader", 1 if compiled else FIRST):
                     host, info = next(batches)
                 wait = time.perf_counter() - began
-                batch = put_batch(host, mesh)
+                batch = put_batch(host, stage.rows, mesh)
                 check_batch(batch, expected)
                 if compiled is None:
                     with watchdog.waits_for("the compiled step, in all processes", FIRST):

@@ -73,7 +73,7 @@ def _backward(chunks: int, saved: tuple, gradient: jax.Array) -> tuple[jax.Array
         errors = (likely - here) * gradient[..., None, None]
         errors = jax.lax.optimization_barrier(errors.astype(hidden.dtype))
         below = jnp.einsum("bstr,dtr->bsd", errors, chunk[0], preferred_element_type=jnp.float32)
-        return constrain(summed + below, "rows", None, None), jnp.einsum("bsd,bstr->dtr", hidden, errors)
+        return constrain(summed + below, "rows", "sequence", None), jnp.einsum("bsd,bstr->dtr", hidden, errors)
 
     nothing = jnp.zeros(hidden.shape, jnp.float32)
     below, kernels = jax.lax.scan(body, nothing, (_chunks(hidden, head, chunks), jnp.arange(chunks)))
@@ -96,7 +96,7 @@ def _chunks(hidden: jax.Array, head: jax.Array, chunks: int) -> jax.Array:
 def _logits(hidden: jax.Array, kernel: jax.Array) -> jax.Array:
     """[B, S, T, R] float32."""
     logits = jnp.einsum("bsd,dtr->bstr", hidden, kernel, preferred_element_type=jnp.float32)
-    return constrain(logits, "rows", None, "vocab", None)
+    return constrain(logits, "rows", "sequence", "vocab", None)
 
 
 def _ids(logits: jax.Array, chunk: jax.Array, chunks: int) -> jax.Array:

@@ -22,9 +22,10 @@ def graded(implementation: str, q, k, v, weights, **masks):
     return mixed, *gradients
 
 
-def tensors(queries: int, keys: int, size: int, rows: int = 1, heads: int = 2):
+def tensors(queries: int, keys: int, size: int, rows: int = 1, heads: int = 2, kv_heads: int = 2):
     rng = np.random.default_rng(queries + size)
-    shapes = [(rows, length, heads, size) for length in (queries, keys, keys, queries)]
+    sizes = ((queries, heads), (keys, kv_heads), (keys, kv_heads), (queries, heads))
+    shapes = [(rows, length, count, size) for length, count in sizes]
     return [jnp.asarray(rng.normal(size=shape).astype(np.float32)) for shape in shapes]
 
 
@@ -51,13 +52,20 @@ def test_splash_equals_xla(queries: int, keys: int, size: int, causal: bool) -> 
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
-def test_splash_on_a_mesh_equals_one_device() -> None:
-    """Rows over fsdp and heads over tensor: each device runs the kernel on its own."""
-    mesh = make_mesh(MeshConfig(1, 2, 2), jax.devices()[:4])
-    q, k, v, weights = tensors(128, 128, 128, rows=2)
-    expected = graded("xla", q, k, v, weights)
+@pytest.mark.parametrize(
+    "config", [MeshConfig(1, 2, 2), MeshConfig(1, 1, 2, 2)], ids=["fsdp, tensor", "tensor, context"]
+)
+def test_splash_on_a_mesh_equals_one_device(config: MeshConfig) -> None:
+    """Rows over fsdp and heads over tensor, and over context too, where the two heads of keys are there twice: each device
+    runs the kernel on its own."""
+    mesh = make_mesh(config, jax.devices()[:4])
+    rows = config.fsdp  # one of a device: the interpreter has no grids with more
+    q, k, v, weights = tensors(128, 128, 128, rows=rows, heads=4)
+    segments = jnp.asarray(np.repeat([[1, 2]], 64, axis=1).repeat(rows, axis=0))
+    masks = {"causal": True, "query_segments": segments, "key_segments": segments}
+    expected = graded("xla", q, k, v, weights, **masks)
     with jax.set_mesh(mesh), pltpu.force_tpu_interpret_mode():
-        ours = graded("splash", q, k, v, weights)
+        ours = graded("splash", q, k, v, weights, **masks)
     for a, b in zip(ours, expected):
         np.testing.assert_allclose(a, b, atol=2e-5)
 

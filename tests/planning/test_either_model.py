@@ -8,6 +8,7 @@ from small_model import small_run, small_stage
 
 from configs.qwen2_vl import MODEL_2B, MODEL_7B
 from configs.qwen_vl import MODEL
+from qwenvl_jax.config import MeshConfig
 from qwenvl_jax.planning.fit import meshes
 from qwenvl_jax.planning.plan import Memory, Plan, Time
 from qwenvl_jax.planning.report import to_json, to_text
@@ -45,3 +46,16 @@ def test_heads_of_keys_divide_over_the_mesh(model, tensor) -> None:
     stage = small_stage(rows=64)
     topology = SimpleNamespace(devices=range(64), slices=1)
     assert [mesh.tensor for mesh in meshes(small_run(stage, model=model), stage, topology)] == tensor
+
+
+@pytest.mark.parametrize("model, tensor", [(MODEL, [1, 2, 4]), (MODEL_2B, [1]), (MODEL_7B, [1])])
+def test_context_is_the_runs(model, tensor) -> None:
+    """The search keeps the axis, and with it tries what divides the heads of all parts: 16 of the ViT, 12 or 28 of Qwen2."""
+    stage = small_stage(rows=64)
+    topology, run = (
+        SimpleNamespace(devices=range(64), slices=1),
+        small_run(stage, model=model, mesh=MeshConfig(context=4)),
+    )
+    assert [(mesh.tensor, mesh.context, mesh.fsdp) for mesh in meshes(run, stage, topology)] == [
+        (size, 4, 16 // size) for size in tensor
+    ]

@@ -65,14 +65,16 @@ def plan(peak: float) -> Plan:
     """A plan of 16 rows on 4 devices that holds 10 GB of parameters and moments."""
     found = Memory(parameters=4e9, optimizer=6e9, batch=0, peak=peak, walked=peak, limit=16e9)
     return Plan(
-        recipe="r", stage="sft", topology="v5e:2x2", devices=4, mesh={"data": 1, "fsdp": 4, "tensor": 1}, rows=16,
-        sequence_length=128, images_per_row=0, resolution=0, patches_per_row=0, accumulation=1, remat="nothing",
-        attention="xla", steps=1, memory=found, flops={}, executed={},
+        recipe="r", stage="sft", topology="v5e:2x2", devices=4,
+        mesh={"data": 1, "fsdp": 4, "context": 1, "tensor": 1}, rows=16, sequence_length=128,
+        images_per_row=0, resolution=0, patches_per_row=0, accumulation=1, remat="nothing", attention="xla", steps=1,
+        memory=found, flops={}, executed={},
     )  # fmt: skip
 
 
 def test_what_would_fit() -> None:
-    """20 GB beside parameters and moments where 6 are left: four slices. No slicing helps where 50 GB lie there."""
+    """20 GB beside parameters and moments where 6 are left: four slices. Where 50 GB lie there no slicing of four rows
+    helps, but a slice for each row, on four devices, does; where 500 do, nothing."""
     assert slices_that_fit(plan(30e9)) == 4
     advice = what_would_fit(plan(30e9))
     assert advice[0].startswith("--sft.accumulation 4")
@@ -80,6 +82,8 @@ def test_what_would_fit() -> None:
     assert "--precision.offload-moments: 6.00 GB" in advice[-2]
     assert "8 devices instead of 4" in advice[-1]
     assert slices_that_fit(plan(60e9)) is None
+    assert what_would_fit(plan(60e9))[0].startswith("--mesh.context 4 --sft.accumulation 16: ")
+    assert [line for line in what_would_fit(plan(510e9)) if "context" in line] == []
     assert "DOES NOT FIT: 14.00 GB too much on each device" in to_text(plan(30e9))
 
 

@@ -1,6 +1,6 @@
 """One of several processes that train the small model, for `test_processes`: a program with one argument, JSON.
 
-    {"coordinator": HOST:PORT, "count": N, "index": I, "runs": [{"workdir": ..., "mesh": [d, f, t], ...}, ...]}
+    {"coordinator": HOST:PORT, "count": N, "index": I, "runs": [{"workdir": ..., "mesh": [d, f, t, c], ...}, ...]}
 
 Each run trains in its folder as far as `until`; see `train` for what else may happen to it. Ends as `qwenvl train` does.
 """
@@ -53,7 +53,7 @@ def batches(mesh, start: int, until: int, strike):
         yield jax.tree.map(lambda array: array[list(made)], batch), Info(step, list(counted))
 
 
-def train(workdir: Path, mesh: tuple[int, int, int], until: int | None = None, strike=lambda step: None, **fields):
+def train(workdir: Path, mesh: tuple[int, ...], until: int | None = None, strike=lambda step: None, **fields):
     """The stage on the first devices; `strike(step)` is called before a batch is made."""
     stage = small_stage(name="sft", steps=STEPS, parameters=TRAIN_ALL)
     every = {

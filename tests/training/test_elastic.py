@@ -7,13 +7,13 @@ from test_processes import same
 
 from qwenvl_jax.training import loop
 
-MESHES = ((1, 8, 1), (1, 4, 1), (1, 2, 1), (2, 2, 2), (1, 1, 1))
-"""data, fsdp, tensor; the run is stopped on each of them but the last."""
+MESHES = ((1, 8, 1), (1, 2, 1, 2), (1, 2, 1), (2, 2, 2), (1, 1, 1))
+"""data, fsdp, tensor, context; the run is stopped on each of them but the last."""
 
 
 def test_other_devices_go_on_with_the_same_batches(tmp_path, monkeypatch) -> None:
-    """Saved on 8 devices, resumed on 4, 2, on 2 x 2 x 2 and on 1: fingerprints, counts and skipped updates are those of a
-    run never stopped, losses are but for rounding."""
+    """Saved on 8 devices, resumed on 4 of which two have a row, on 2, on 2 x 2 x 2 and on 1: fingerprints, counts and
+    skipped updates are those of a run never stopped, losses are but for rounding."""
     monkeypatch.setattr(loop, "peak_flops", lambda: 1e12)
     assert len(jax.devices()) == 8
     train(tmp_path / "whole", MESHES[-1])

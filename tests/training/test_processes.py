@@ -72,11 +72,13 @@ def one(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory) -> dict:
-    """Folders of runs of two processes, one behind the other: `whole`; `stopped` by a SIGTERM that only process 0 gets in
+    """Folders of runs of two processes, one behind the other: `whole`; `split`, in which each has a half of every row;
+    `stopped` by a SIGTERM that only process 0 gets in
     batch 3; `broken` by a loader of process 1 that hangs in batch 4, which ends both. And how they ended."""
-    folders = {name: tmp_path_factory.mktemp(name) for name in ("whole", "stopped", "broken")}
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("whole", "split", "stopped", "broken")}
     runs = [
         {"workdir": str(folders["whole"]), "mesh": (1, 2, 1)},
+        {"workdir": str(folders["split"]), "mesh": (1, 1, 1, 2)},
         {"workdir": str(folders["stopped"]), "mesh": (1, 2, 1), "until": 3},
         {"workdir": str(folders["broken"]), "mesh": (1, 2, 1), "fault": ("hung", 4, 1), "hang_seconds": HANG},
     ]
@@ -116,9 +118,10 @@ def same(folder: Path, expected: Path) -> None:
 
 
 def test_two_processes_train_as_one(one, two) -> None:
-    """Each makes its own rows; the batches, the losses and what is counted and listed are those of one process. A checkpoint
-    holds where the rows of both lie in their plans."""
+    """Each makes its own rows, or makes all and has a half of each; the batches, the losses and what is counted and listed
+    are those of one process. A checkpoint holds where the rows of both lie in their plans."""
     same(two["whole"], one)
+    same(two["split"], one)
     [skipped] = read_lines(two["whole"] / "skipped.jsonl")
     assert skipped["samples"] == [["pictures", 8 * NAN_STEP + row] for row in range(8)]
     assert read_position(two["whole"], "sft", STEPS)["windows"] == [[row, 0, 0] for row in range(8)]

@@ -12,7 +12,8 @@ from small_model import PRECISION, random_batch, small_stage
 
 from configs.qwen_vl import parameter_tables
 from qwenvl_jax.config import MeshConfig, OptimizerConfig, PrecisionConfig
-from qwenvl_jax.parallel.mesh import HOST, device_bytes, host_bytes, make_mesh
+from qwenvl_jax.parallel.memory import HOST, device_bytes, host_bytes
+from qwenvl_jax.parallel.mesh import make_mesh
 from qwenvl_jax.training.compilation import compile_step, trace_step
 from qwenvl_jax.training.loop import initial_state, put_batch
 from qwenvl_jax.training.step import batch_loss
@@ -38,7 +39,7 @@ def train(
     count = mesh_config.data * mesh_config.fsdp * mesh_config.tensor
     mesh = make_mesh(mesh_config, jax.devices()[:count])
     state, table = initial_state(run, stage, architecture, initial, mesh)
-    placed = [put_batch(batch, mesh) for batch in batches]
+    placed = [put_batch(batch, len(batch.tokens), mesh) for batch in batches]
     step = compile_step(trace_step(run, stage, architecture, table, state, placed[0], mesh), mesh)
     metrics = []
     for batch in placed:

@@ -74,7 +74,8 @@ class LanguageModel(nnx.Module):
         """[B, S] ids -> [B, S, D] in the compute type."""
         # As in Qwen-VL: ids are looked up in every device's columns of the table, which never moves.
         embedded = self.embedding[...][constrain(tokens, None, None)]
-        return constrain(embedded.astype(jnp.dtype(self.precision.compute)), "rows", "stream", None)
+        embedded = constrain(embedded.astype(jnp.dtype(self.precision.compute)), "rows", None, "columns")
+        return constrain(embedded, "rows", "stream", None)
 
     def empty_cache(self, rows: int, length: int) -> Cache:
         """A cache for `length` positions of each row."""

@@ -70,7 +70,8 @@ class LanguageModel(nnx.Module):
         """[B, S] ids -> [B, S, D] in the compute type."""
         # Every device looks all ids up in its columns of the table; the rows are then exchanged. The table never moves.
         embedded = self.embedding[...][constrain(tokens, None, None)]
-        return constrain(embedded.astype(jnp.dtype(self.precision.compute)), "rows", "stream", None)
+        embedded = constrain(embedded.astype(jnp.dtype(self.precision.compute)), "rows", None, "columns")
+        return constrain(embedded, "rows", "stream", None)
 
     def empty_cache(self, rows: int, length: int) -> Cache:
         """A cache for `length` positions of each row."""
