@@ -25,6 +25,12 @@ IMPLEMENTATIONS = ("auto", "xla", "splash")
 CAUSAL_BLOCKS = (256, 128)
 """Queries per block of causal self-attention, the first that divides a row: rows of 384 compute two thirds of the scores
 that one block would, and a step of `tiny` takes 0.9 of the time."""
+LONG = 2048
+"""Rows from this length on hold the scores of one block of LONG_BLOCKS queries at a time, in the backward pass too: forward
+and backward over 20,480 positions and 4 heads of 64 take 0.8 GB in float32 (all scores: 6.7; counted by XLA, on a CPU)."""
+LONG_BLOCKS = (512, 256, 128)
+STRETCHES = 4
+"""Equal parts of a long row, each of which meets the keys up to its end: 5 / 8 of all scores, in four loops."""
 
 
 def attention(
@@ -76,8 +82,11 @@ def _xla_attention(
 ) -> jax.Array:
     """As `attention`, of one device's heads."""
     q, k, v = (checkpoint_name(x, "attention_input") for x in (q, k, v))
-    block = causal_block(q.shape[1])
-    if causal and isinstance(query_start, int) and q.shape[1] == k.shape[1] and block < q.shape[1]:
+    block, long_block = causal_block(q.shape[1]), causal_long_block(q.shape[1])
+    of_itself = causal and isinstance(query_start, int) and q.shape[1] == k.shape[1]
+    if of_itself and long_block:
+        mixed = _long_causal(q, k, v, query_segments, key_segments, long_block)
+    elif of_itself and block < q.shape[1]:
         # A block of queries meets only the keys up to its end: (n + 1) / 2n of the scores for n blocks.
         ends = range(block, q.shape[1] + 1, block)
         parts = [
@@ -115,10 +124,65 @@ def causal_block(length: int) -> int:
     return next((block for block in CAUSAL_BLOCKS if length > block and length % block == 0), length)
 
 
+def causal_long_block(length: int) -> int:
+    """Queries per block of causal self-attention over a long row; 0 where it is not long, or no block divides it."""
+    return next((b for b in LONG_BLOCKS if length >= LONG and length % (b * STRETCHES) == 0), 0)
+
+
 def mean_keys(length: int) -> float:
-    """Scores that causal self-attention computes per query, on average over `length` positions."""
+    """Scores that causal self-attention needs per query, on average over `length` positions. Long rows compute more (see
+    STRETCHES), which is not counted as work done."""
     block = causal_block(length)
     return (length + block) / 2 if block < length else length
+
+
+def _long_causal(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    query_segments: jax.Array | None,
+    key_segments: jax.Array | None,
+    block: int,
+) -> jax.Array:
+    """Causal self-attention that never holds more than `block` queries' scores: the backward pass computes them again."""
+    rows, length = q.shape[:2]
+    stretch = length // STRETCHES
+    everyone = jnp.ones((rows, length), jnp.int32)
+    query_segments = everyone if query_segments is None else query_segments
+    key_segments = everyone if key_segments is None else key_segments
+    # In float32, as the loops sum the gradients of keys and values over the blocks of queries in this type.
+    k32, v32 = k.astype(jnp.float32), v.astype(jnp.float32)
+    ends = range(stretch, length + 1, stretch)
+    parts = [
+        _in_blocks(
+            q[:, end - stretch : end],
+            k32[:, :end],
+            v32[:, :end],
+            query_segments[:, end - stretch : end],
+            key_segments[:, :end],
+            block,
+        )
+        for end in ends
+    ]
+    return jnp.concatenate(parts, axis=1)
+
+
+def _in_blocks(
+    q: jax.Array, k: jax.Array, v: jax.Array, query_segments: jax.Array, key_segments: jax.Array, block: int
+) -> jax.Array:
+    """The last queries of a causal sequence in a loop over blocks of them, each of which meets all keys."""
+
+    @jax.checkpoint
+    def of_block(queries: jax.Array, own: jax.Array, start: jax.Array) -> jax.Array:
+        return _dense(queries, k.astype(queries.dtype), v.astype(queries.dtype), own, key_segments, start)
+
+    blocks = (
+        rearrange(q, "b (n s) h d -> n b s h d", s=block),
+        rearrange(query_segments, "b (n s) -> n b s", s=block),
+        jnp.arange(k.shape[1] - q.shape[1], k.shape[1], block),
+    )
+    mixed = jax.lax.map(lambda x: of_block(*x), blocks)
+    return rearrange(mixed, "n b s h d -> b (n s) h d")
 
 
 def _dense(

@@ -1,5 +1,6 @@
 """Promises of `qwenvl_jax.models.attention`."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -32,6 +33,49 @@ def test_causal_attention_within_segments(seed: int, length: int) -> None:
         patch.setattr(module, "CAUSAL_BLOCKS", (8, 4))
         ours = attention(q, k, v, query_segments=segments, key_segments=segments, causal=True)
     np.testing.assert_allclose(ours, reference(q, k, v, segments, segments, 0), atol=2e-6)
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=4, deadline=None)
+def test_long_rows_equal_short_ones(seed: int) -> None:
+    """Block by block, computed again backwards: results and gradients are those of the short form but for rounding."""
+    rng = np.random.default_rng(seed)
+    q = rng.normal(size=(2, 64, 4, 8)).astype(np.float32)
+    k, v = rng.normal(size=(2, 2, 64, 2, 8)).astype(np.float32)
+    segments = np.sort(rng.integers(0, 4, (2, 64)), axis=1)
+    with pytest.MonkeyPatch.context() as patch:
+        short = value_and_gradients(q, k, v, segments)
+        patch.setattr(module, "LONG", 64)
+        patch.setattr(module, "LONG_BLOCKS", (16, 8))
+        assert (module.causal_long_block(64), module.causal_long_block(72)) == (16, 0)
+        long = value_and_gradients(q, k, v, segments)
+    for ours, theirs in zip(long, short):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def value_and_gradients(q, k, v, segments):
+    def total(q, k, v):
+        return jnp.sin(attention(q, k, v, query_segments=segments, key_segments=segments, causal=True)).sum()
+
+    value, gradients = jax.value_and_grad(total, argnums=(0, 1, 2))(q, k, v)
+    return value / q.size, *gradients
+
+
+def test_long_rows_never_hold_all_scores(monkeypatch) -> None:
+    """Memory of forward and backward pass together, of a row in which all scores would be 4.2 MB: without blocks more than
+    that, in blocks of 32 queries of 512 less than half of it."""
+    shapes = [jax.ShapeDtypeStruct((1, 512, 4, 8), jnp.float32)] * 3
+
+    def temporary() -> int:
+        gradient = jax.grad(lambda q, k, v: attention(q, k, v, causal=True).sum(), argnums=(0, 1, 2))
+        return jax.jit(gradient).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+
+    monkeypatch.setattr(module, "CAUSAL_BLOCKS", (512,))
+    whole = 4 * 4 * 512 * 512
+    assert temporary() > whole
+    monkeypatch.setattr(module, "LONG", 512)
+    monkeypatch.setattr(module, "LONG_BLOCKS", (32,))
+    assert temporary() < whole / 2
 
 
 def test_queries_behind_a_cache() -> None:
