@@ -54,7 +54,7 @@ WORLDS: dict[str, tuple[type, Callable[..., None]]] = {
 VERBS = {
     # verb -> (module, what it does)
     "index": ("launch.index", "the index of a source and its samples' lengths, ahead of a run"),
-    "clean": ("launch.clean", "tars of img2dataset through the paper's rules into shards"),
+    "clean": ("launch.clean", "tars of img2dataset, or PDFs, through the paper's rules into shards"),
     "inspect": ("launch.inspect", "one page on what a recipe or a path would train on"),
 }
 

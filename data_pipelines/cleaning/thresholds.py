@@ -65,3 +65,10 @@ CORPORA: dict[str, Thresholds] = {
 }
 """`--corpus` -> its thresholds. `web` has no published keep rate, so its CLIP scores are not cut. GRIT is chosen by its
 expressions (`data_pipelines.cleaning.grounding`) and has no rule on pairs."""
+
+
+def thresholds_of(corpus: str) -> Thresholds:
+    """Raises ValueError for a corpus that has none."""
+    if corpus not in CORPORA:
+        raise ValueError(f"there are no thresholds for corpus {corpus!r}; there are {', '.join(CORPORA)}")
+    return CORPORA[corpus]

@@ -10,6 +10,7 @@ import pyarrow
 import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
+from small_pdf import text_at, write_pdf
 
 from data_pipelines.sources.opening import open_source
 from data_pipelines.sources.source import Problem
@@ -75,6 +76,19 @@ def test_index_says_what_a_source_holds(home, monkeypatch, capsys):
     assert reasons(found)[-1] == "  6 left out for other reasons"
 
 
+LINES = "".join(text_at(20, 350 - 30 * n, f"line {n} of the lines of a page", 10) for n in range(4))
+
+
+def test_pages_of_pdfs(tmp_path, monkeypatch, capsys):
+    """`--corpus pdf` makes a source of a folder of PDFs, and says how many pages became of it."""
+    monkeypatch.chdir(tmp_path)
+    write_pdf(tmp_path / "papers" / "a.pdf", [LINES, LINES])
+    data(["clean", "papers", "data/papers", "--corpus", "pdf"])
+    said = capsys.readouterr().out
+    assert "kept 2 of 2 pages\nshards: data/papers" in said
+    assert len(open_source("data", "papers")) == 2
+
+
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
@@ -82,6 +96,7 @@ def test_index_says_what_a_source_holds(home, monkeypatch, capsys):
         (["clean", "web", "data/clean"], "exists already"),
         (["clean", "web", "x", "--corpus", "moon"], "no thresholds for corpus 'moon'"),
         (["clean", "web", "x", "--runner", "Prism"], "only --engine beam takes options"),
+        (["clean", "web", "x", "--corpus", "pdf"], "web holds no .pdf"),
         (["inspect", "nowhere"], "there is no source"),
         (["index", "nowhere"], "there is no source"),
         (["index", "web", "--stage", "dessert"], "has no stage 'dessert'"),
