@@ -25,6 +25,9 @@ class CleanOptions:
     """New folder for shards (manifest, sizes) or Parquet, with funnel and list of damaged entries."""
     corpus: str = "web"
     """Whose thresholds: a name of data_pipelines/cleaning/thresholds.py, or pdf."""
+    near_duplicates: int | None = None
+    """Leaves out pictures whose perceptual hash differs from that of an earlier one in at most so many of 64 bits; 2 finds
+    most copies of other sizes and qualities. Off by default."""
     engine: Literal["local", "beam"] = "local"
     """`beam` passes options that are unknown here on to Apache Beam."""
     workers: int = 1
@@ -40,11 +43,21 @@ def main(arguments: list[str]) -> None:
         raise FileNotFoundError(f"{options.source}: there is no such folder")
     engine = beam(rest) if options.engine == "beam" else processes(options.workers)
     before = options.corpus != CORPUS and holds_addresses(options.source)
+    if options.near_duplicates is not None and (before or options.corpus == CORPUS):
+        what = "these are addresses: give it when their tars are cleaned" if before else "pages of text all look alike"
+        raise ValueError(f"--near-duplicates compares pictures, and {what}")
     if options.corpus == CORPUS:
         funnel = clean_pdfs(options.source, options.destination, engine)
+    elif before:
+        funnel = clean_addresses(options.source, options.destination, options.corpus, engine)
     else:
-        make = clean_addresses if before else clean
-        funnel = make(options.source, options.destination, options.corpus, engine)
+        funnel = clean(
+            options.source,
+            options.destination,
+            options.corpus,
+            engine,
+            near_duplicate_bits=options.near_duplicates,
+        )
     print(funnel_table(funnel))
     print(summary(funnel))
     print(f"{'addresses' if before else 'shards'}: {options.destination}; damaged entries: {QUARANTINE} there")

@@ -11,7 +11,8 @@ NOT_FETCHED = "not fetched from the web"
 DAMAGED = "entry damaged or without caption"
 SHORTER = "another text of the same picture is longer"
 UNREADABLE = "picture cannot be decoded"
-ORDER = (NOT_FETCHED, DAMAGED, TAGS, *WEB_RULES, SHORTER, UNREADABLE, *PAGE_REASONS)
+NEAR_DUPLICATE = "near-duplicate of an earlier picture"
+ORDER = (NOT_FETCHED, DAMAGED, TAGS, *WEB_RULES, SHORTER, UNREADABLE, NEAR_DUPLICATE, *PAGE_REASONS)
 """Reasons in the order in which they are asked: those of pairs, then those of pages."""
 PAIRS, PAGES = "pairs", "pages"
 

@@ -44,6 +44,9 @@ class Thresholds:
     """Whether letters such as é count as English: the paper's rule drops them."""
     longest_text: bool = False
     """Keeps the longest of several texts of one picture, as the paper does for academic captions."""
+    near_duplicate_bits: int | None = None
+    """Leaves a picture out where an earlier one's perceptual hash differs in at most so many of 64 bits
+    (`data_pipelines.cleaning.near_duplicates`). No rule of the paper, so None for every corpus: not asked."""
 
 
 WEB = Thresholds()

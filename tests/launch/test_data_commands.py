@@ -28,7 +28,7 @@ def jpeg(colour: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """`web/` with one tar of twelve pairs, of which one has no English caption."""
+    """`web/` with one tar of twelve pairs, of which one has no English caption; `parquet/` with an address."""
     import tarfile
 
     folder = tmp_path_factory.mktemp("home")
@@ -43,6 +43,8 @@ def home(tmp_path_factory):
                 tar.addfile(member, BytesIO(content))
             rows.append({"key": f"{n:09d}", "caption": caption, "status": "success", "width": 240, "height": 220})
     parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "web" / "00000.parquet")
+    (folder / "parquet").mkdir()
+    parquet.write_table(pyarrow.table({"url": ["http://x"], "caption": ["a dog"]}), folder / "parquet" / "a.parquet")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         data(["clean", "web", "data/clean"])
@@ -76,6 +78,13 @@ def test_index_says_what_a_source_holds(home, monkeypatch, capsys):
     assert reasons(found)[-1] == "  6 left out for other reasons"
 
 
+def test_near_duplicates(home, monkeypatch, capsys):
+    """All pictures of `web/` are one red square, but blank pictures are not compared, so none is left out."""
+    monkeypatch.chdir(home)
+    data(["clean", "web", "data/fewer", "--near-duplicates", "2"])
+    assert "kept 11 of 12 pairs" in capsys.readouterr().out
+
+
 LINES = "".join(text_at(20, 350 - 30 * n, f"line {n} of the lines of a page", 10) for n in range(4))
 
 
@@ -97,6 +106,9 @@ def test_pages_of_pdfs(tmp_path, monkeypatch, capsys):
         (["clean", "web", "x", "--corpus", "moon"], "no thresholds for corpus 'moon'"),
         (["clean", "web", "x", "--runner", "Prism"], "only --engine beam takes options"),
         (["clean", "web", "x", "--corpus", "pdf"], "web holds no .pdf"),
+        (["clean", "web", "x", "--corpus", "pdf", "--near-duplicates", "2"], "pages of text all look alike"),
+        (["clean", "parquet", "x", "--near-duplicates", "2"], "give it when their tars are cleaned"),
+        (["clean", "web", "x", "--near-duplicates", "9"], "may differ in 0 to 8 bits of 64, not in 9"),
         (["inspect", "nowhere"], "there is no source"),
         (["index", "nowhere"], "there is no source"),
         (["index", "web", "--stage", "dessert"], "has no stage 'dessert'"),
