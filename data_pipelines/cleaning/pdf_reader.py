@@ -47,7 +47,7 @@ MOST_MARKS = 10
 MEMORY = 4 << 30
 """Bytes of address space. The picture of a page takes 12 MB; pictures in it are decoded whole."""
 SECONDS = 60
-"""Of processor time a page: a thousand times what a page of text takes."""
+"""Of processor time a page: hundreds of times what a page of text takes."""
 
 
 def open_pdf(file: Path) -> Any:

@@ -78,6 +78,14 @@ def page_to_picture(page: Any, width: int, height: int) -> Place:
     return lambda x, y: (a * x + c * y + x0, b * x + d * y + y0)
 
 
+class _Thing(NamedTuple):
+    """A text object: its number on the page, whether it is painted, whether its font is in the file."""
+
+    number: int
+    painted: bool
+    embedded: bool
+
+
 def read_text(text: Any, place: Place) -> PageText:
     """What PDFium's text page says.
 
@@ -88,53 +96,56 @@ def read_text(text: Any, place: Place) -> PageText:
     import pypdfium2.raw as pdfium
 
     found: list[Glyph] = []
-    things: dict[int, tuple[int, bool, bool]] = {}  # address -> number, painted, font in the file
+    things: dict[int, _Thing] = {}  # by address
     corners: dict[int, tuple[Point, ...]] = {}
     foreign = False
-    x, y, matrix = ctypes.c_double(), ctypes.c_double(), pdfium.FS_MATRIX()
-    still = place(0, 0)
     for index in range(text.count_chars()):
         character = _character(text, index)
         if not character:
             continue
-        thing = pdfium.FPDFText_GetTextObject(text, index)
-        address = ctypes.cast(thing, ctypes.c_void_p).value if thing else None
+        handle = pdfium.FPDFText_GetTextObject(text, index)
+        address = ctypes.cast(handle, ctypes.c_void_p).value if handle else None
         if address is None or character in BREAKS or pdfium.FPDFText_IsGenerated(text, index) == 1:
             found.append(Glyph("\n" if character in BREAKS else " ", (0, 0), (1, 0), (0, 0, 0, 0), 0, -1))
             continue
         if address not in things:
-            painted = pdfium.FPDFTextObj_GetTextRenderMode(thing) not in HIDDEN_MODES
-            embedded = pdfium.FPDFFont_GetIsEmbedded(pdfium.FPDFTextObj_GetFont(thing)) == 1
-            things[address] = len(things), painted, embedded
+            painted = pdfium.FPDFTextObj_GetTextRenderMode(handle) not in HIDDEN_MODES
+            embedded = pdfium.FPDFFont_GetIsEmbedded(pdfium.FPDFTextObj_GetFont(handle)) == 1
+            things[address] = _Thing(len(things), painted, embedded)
             quad = pdfium.FS_QUADPOINTSF()
-            pdfium.FPDFPageObj_GetRotatedBounds(thing, quad)
-            corners[things[address][0]] = tuple(
+            pdfium.FPDFPageObj_GetRotatedBounds(handle, quad)
+            corners[things[address].number] = tuple(
                 place(getattr(quad, f"x{n}"), getattr(quad, f"y{n}")) for n in (1, 2, 3, 4)
             )
-        number, painted, embedded = things[address]
-        if not painted:
-            continue
-        foreign |= not embedded and character > LATIN
-        pdfium.FPDFText_GetCharOrigin(text, index, x, y)
-        pdfium.FPDFText_GetMatrix(text, index, matrix)
-        left, bottom, right, top = text.get_charbox(index)
-        if not (right > left and top > bottom):
-            # Nothing is inked, so far as PDFium knows: a space whatever it is called, or a letter of a damaged font.
-            character = " " if character == UNKNOWN else character
-            left, bottom, right, top = text.get_charbox(index, loose=True)
-        ahead, above = place(matrix.a, matrix.b), place(matrix.c, matrix.d)
-        length = math.dist(ahead, still) or 1.0
-        found.append(
-            Glyph(
-                character,
-                place(x.value, y.value),
-                ((ahead[0] - still[0]) / length, (ahead[1] - still[1]) / length),
-                upright((place(left, bottom), place(right, top))),
-                pdfium.FPDFText_GetFontSize(text, index) * math.dist(above, still),
-                number,
-            )
-        )
+        thing = things[address]
+        if thing.painted:
+            foreign |= not thing.embedded and character > LATIN
+            found.append(_glyph(text, index, character, thing.number, place))
     return PageText(_pairs_joined(found), corners, foreign)
+
+
+def _glyph(text: Any, index: int, character: str, thing: int, place: Place) -> Glyph:
+    """A painted character with its place."""
+    import pypdfium2.raw as pdfium
+
+    x, y, matrix = ctypes.c_double(), ctypes.c_double(), pdfium.FS_MATRIX()
+    pdfium.FPDFText_GetCharOrigin(text, index, x, y)
+    pdfium.FPDFText_GetMatrix(text, index, matrix)
+    left, bottom, right, top = text.get_charbox(index)
+    if not (right > left and top > bottom):
+        # Nothing is inked, so far as PDFium knows: a space whatever it is called, or a letter of a damaged font.
+        character = " " if character == UNKNOWN else character
+        left, bottom, right, top = text.get_charbox(index, loose=True)
+    still, ahead, above = place(0, 0), place(matrix.a, matrix.b), place(matrix.c, matrix.d)
+    length = math.dist(ahead, still) or 1.0
+    return Glyph(
+        text=character,
+        origin=place(x.value, y.value),
+        along=((ahead[0] - still[0]) / length, (ahead[1] - still[1]) / length),
+        box=upright((place(left, bottom), place(right, top))),
+        size=pdfium.FPDFText_GetFontSize(text, index) * math.dist(above, still),
+        thing=thing,
+    )
 
 
 def _character(text: Any, index: int) -> str:

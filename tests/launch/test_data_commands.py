@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import os
+import subprocess
 import sys
 from io import BytesIO
 from pathlib import Path
@@ -14,10 +16,13 @@ from small_pdf import text_at, write_pdf
 
 from data_pipelines.sources.opening import open_source
 from data_pipelines.sources.source import Problem
-from launch.data import WORLDS, data
+from launch.data import data
 from launch.index import reasons
+from launch.make import WORLDS
 from launch.train import train
 from qwenvl_jax.training.json_lines import read_lines
+
+PATH = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
 
 
 def jpeg(colour: str) -> bytes:
@@ -85,6 +90,19 @@ def test_near_duplicates(home, monkeypatch, capsys):
     assert "kept 11 of 12 pairs" in capsys.readouterr().out
 
 
+def test_cleaning_needs_neither_jax_nor_video(home):
+    """Beam's environment (data_pipelines/cleaning/requirements.txt) has neither, and the command must run there."""
+    program = "import sys; sys.modules.update(jax=None, av=None); from launch.main import main; main()"
+
+    def run(*arguments):
+        command = [sys.executable, "-c", program, "data", "clean", *arguments]
+        return subprocess.run(command, cwd=home, env={**os.environ, "PYTHONPATH": PATH}, capture_output=True, text=True)
+
+    assert "kept 11 of 12 pairs" in run("web", "data/apart").stdout
+    mistake = run("nowhere", "x")
+    assert (mistake.returncode, mistake.stderr) == (2, "qwenvl data: nowhere: there is no such folder\n")
+
+
 LINES = "".join(text_at(20, 350 - 30 * n, f"line {n} of the lines of a page", 10) for n in range(4))
 
 
@@ -109,6 +127,7 @@ def test_pages_of_pdfs(tmp_path, monkeypatch, capsys):
         (["clean", "web", "x", "--corpus", "pdf", "--near-duplicates", "2"], "pages of text all look alike"),
         (["clean", "parquet", "x", "--near-duplicates", "2"], "give it when their tars are cleaned"),
         (["clean", "web", "x", "--near-duplicates", "9"], "may differ in 0 to 8 bits of 64, not in 9"),
+        (["make", "bread"], "qwenvl data make knows synthetic, native, vocabulary"),
         (["inspect", "nowhere"], "there is no source"),
         (["index", "nowhere"], "there is no source"),
         (["index", "web", "--stage", "dessert"], "has no stage 'dessert'"),
