@@ -5,6 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec
 
 from absl import logging
 
@@ -38,6 +39,9 @@ def main() -> None:
     logging.set_verbosity(logging.ERROR)
     module, function, _ = VERBS[arguments[0]]
     verb: Callable[[list[str]], None] = getattr(import_module(module), function)
+    if find_spec("jax") is None:  # the environment of Beam, where there is only cleaning
+        alone(f"qwenvl {arguments[0]}", verb, arguments[1:])
+        return
     from qwenvl_jax.parallel.processes import (  # not for the usage above: it brings JAX
         RESTART,
         is_lost,
@@ -70,6 +74,15 @@ def main() -> None:
         if number := getattr(stopped, "number", 0):
             sys.exit(128 + number)  # all processes have stopped here
         leave(128 + signal.SIGINT)
+
+
+def alone(command: str, verb: Callable[[list[str]], None], arguments: list[str]) -> None:
+    """A verb without devices and without other processes; a user's mistake ends in the same way."""
+    try:
+        verb(arguments)
+    except (ValueError, OSError) as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

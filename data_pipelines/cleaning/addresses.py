@@ -34,7 +34,7 @@ from data_pipelines.cleaning.job import (
 )
 from data_pipelines.cleaning.rules import Pair, judge, score_step
 from data_pipelines.cleaning.tars import SCORES, Survey
-from data_pipelines.cleaning.thresholds import ASPECT, CLIP, SMALL, Thresholds
+from data_pipelines.cleaning.thresholds import ASPECT, CLIP, SMALL, Thresholds, thresholds_of
 
 ADDRESS = ("url",)
 TEXT = ("caption", "text", "top_caption")
@@ -103,7 +103,7 @@ def _identity(address: Any) -> int:
     return int.from_bytes(hashlib.sha256(str(address).encode()).digest()[:8])
 
 
-def survey_addresses(job: Job, number: int) -> None:
+def survey_addresses(job: Job[Thresholds], number: int) -> None:
     """Step 1 for one file; see `data_pipelines.cleaning.tars.Survey`."""
     steps: Counter[int] = Counter()
     kept: list[tuple[int, int, int]] = []
@@ -126,7 +126,7 @@ def survey_addresses(job: Job, number: int) -> None:
     save_survey(job, number, Survey(total, dict(steps), pictures, lengths, numbers))
 
 
-def select_addresses(job: Job, shorter: dict[int, list[int]], number: int) -> None:
+def select_addresses(job: Job[Thresholds], shorter: dict[int, list[int]], number: int) -> None:
     """Step 2 for one file: writes the kept rows under the file's name."""
     counts: Counter[str] = Counter()
     losers = frozenset(shorter.get(number, ()))
@@ -173,7 +173,7 @@ def clean_addresses(source: Path, destination: Path, corpus: str, engine: Engine
       ValueError: as `data_pipelines.cleaning.job.clean`, or a file is no readable Parquet of addresses.
     """
     files = tuple(sorted(entry.relative_to(source).as_posix() for entry in source.rglob("*.parquet")))
-    job = prepare(source, destination, corpus, files)
+    job = prepare(source, destination, thresholds_of(corpus), files)
     job, shorter = decide(job, engine, survey_addresses)
     run(job, engine, "select pairs", "kept", partial(select_addresses, job, shorter), len(files))
     selected = [json.loads(job.result("kept", n, ".json").read_text()) for n in range(len(files))]

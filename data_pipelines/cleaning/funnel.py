@@ -1,31 +1,35 @@
-"""The funnel of a cleaning: how many pairs each rule took, as table, JSON and picture."""
+"""The funnel of a cleaning: how many pairs, or pages, each rule took, as table, JSON and picture."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 
+from data_pipelines.cleaning.pages import PAGE_REASONS
 from data_pipelines.cleaning.thresholds import TAGS, WEB_RULES
 
 NOT_FETCHED = "not fetched from the web"
 DAMAGED = "entry damaged or without caption"
 SHORTER = "another text of the same picture is longer"
 UNREADABLE = "picture cannot be decoded"
-ORDER = (NOT_FETCHED, DAMAGED, TAGS, *WEB_RULES, SHORTER, UNREADABLE)
-"""Reasons in the order in which they are asked."""
+NEAR_DUPLICATE = "near-duplicate of an earlier picture"
+ORDER = (NOT_FETCHED, DAMAGED, TAGS, *WEB_RULES, SHORTER, UNREADABLE, NEAR_DUPLICATE, *PAGE_REASONS)
+"""Reasons in the order in which they are asked: those of pairs, then those of pages."""
+PAIRS, PAGES = "pairs", "pages"
 
 WIDTH, BAR, LINE, LEFT = 760, 380, 26, 300
 
 
 @dataclass(frozen=True)
 class Funnel:
-    """What became of a corpus's pairs.
+    """What became of a corpus's pairs, or pages.
 
     Attributes:
-      corpus: name of `data_pipelines.cleaning.thresholds.CORPORA`.
+      corpus: name of `data_pipelines.cleaning.thresholds.CORPORA`, or `pdf`.
       rejected: reason -> pairs, in the order of `ORDER`.
       kept: pairs that became records.
       clip_cut: least CLIP score, or None.
       published: share that the paper kept of this corpus, or None.
+      unit: what is counted, `PAIRS` or `PAGES`.
     """
 
     corpus: str
@@ -33,6 +37,7 @@ class Funnel:
     kept: int
     clip_cut: float | None
     published: float | None
+    unit: str = PAIRS
 
     @property
     def fetched(self) -> int:
@@ -55,10 +60,16 @@ class Funnel:
 
 
 def make_funnel(
-    corpus: str, counts: Mapping[str, int], kept: int, clip_cut: float | None, published: float | None
+    corpus: str,
+    counts: Mapping[str, int],
+    kept: int,
+    clip_cut: float | None = None,
+    published: float | None = None,
+    unit: str = PAIRS,
 ) -> Funnel:
     """The funnel with reasons in their order; reasons that took nothing are left out."""
-    return Funnel(corpus, {reason: counts[reason] for reason in ORDER if counts.get(reason)}, kept, clip_cut, published)
+    rejected = {reason: counts[reason] for reason in ORDER if counts.get(reason)}
+    return Funnel(corpus, rejected, kept, clip_cut, published, unit)
 
 
 def funnel_table(funnel: Funnel) -> str:
@@ -66,7 +77,7 @@ def funnel_table(funnel: Funnel) -> str:
     lines = [
         f"| {funnel.corpus} | rejected | left | share |",
         "|---|--:|--:|--:|",
-        f"| pairs | | {funnel.kept + sum(funnel.rejected.values()):,} | |",
+        f"| {funnel.unit} | | {funnel.kept + sum(funnel.rejected.values()):,} | |",
     ]
     for reason, count, left in funnel.steps():
         share = "" if reason == NOT_FETCHED else f"{left / funnel.fetched:.1%}"
@@ -83,7 +94,7 @@ def funnel_svg(funnels: Sequence[Funnel]) -> str:
         total = max(1, funnel.kept + sum(funnel.rejected.values()))
         parts.append(f'<text x="8" y="{y + 18}" font-weight="600">{escape(funnel.corpus)}</text>')
         y += LINE + 4
-        for reason, count, left in [("pairs", 0, total), *funnel.steps()]:
+        for reason, count, left in [(funnel.unit, 0, total), *funnel.steps()]:
             minus = f"  (−{count:,})" if count else ""
             parts.append(
                 f'<text x="{LEFT - 12}" y="{y + 15}" text-anchor="end">{escape(reason)}</text>'

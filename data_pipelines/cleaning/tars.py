@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_pipelines.cleaning.funnel import DAMAGED, NOT_FETCHED, SHORTER, UNREADABLE
+from data_pipelines.cleaning.near_duplicates import signature
 from data_pipelines.cleaning.rules import Pair, judge, score_step
 from data_pipelines.cleaning.thresholds import CLIP, Thresholds
 from data_pipelines.sources.captions import caption_question
@@ -154,9 +155,14 @@ def shorter_texts(surveys: list[Survey]) -> dict[int, list[int]]:
 
 
 def select(
-    file: Path, thresholds: Thresholds, shorter: Collection[int], counts: Counter[str]
+    file: Path,
+    thresholds: Thresholds,
+    shorter: Collection[int],
+    counts: Counter[str],
+    signatures: list[np.ndarray],
 ) -> Iterator[Entry | Problem]:
-    """The kept pairs of a tar, with cleaned captions, and what was damaged. Every pair left out is counted."""
+    """The kept pairs of a tar, with cleaned captions, and what was damaged. Every pair left out is counted; where
+    near-duplicates are, the signature of every kept one is added."""
     for candidate in candidates(file, counts):
         if isinstance(candidate, Problem):
             counts[DAMAGED] += 1
@@ -170,11 +176,12 @@ def select(
             counts[SHORTER] += 1
         else:
             try:
-                height, width, _ = decode_image(read_member(file, picture_of(sample))).shape
+                pixels = decode_image(read_member(file, picture_of(sample)))
             except (OSError, ValueError) as error:
                 counts[UNREADABLE] += 1
                 yield Problem(str(file), sample.number, sentence(error))
                 continue
+            height, width, _ = pixels.shape
             try:
                 # The picture itself tells its size: metadata may be of another one.
                 entry, reasons = outline(file, sample, {**known, "width": width, "height": height})
@@ -184,4 +191,6 @@ def select(
                 yield Problem(str(file), sample.number, str(error))
                 continue
             yield from (Problem(str(file), sample.number, reason) for reason in reasons)
+            if thresholds.near_duplicate_bits is not None:
+                signatures.append(signature(pixels))
             yield entry._replace(outline=replace(entry.outline, captions=captions))

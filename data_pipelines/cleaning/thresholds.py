@@ -44,6 +44,9 @@ class Thresholds:
     """Whether letters such as é count as English: the paper's rule drops them."""
     longest_text: bool = False
     """Keeps the longest of several texts of one picture, as the paper does for academic captions."""
+    near_duplicate_bits: int | None = None
+    """Leaves a picture out where an earlier one's perceptual hash differs in at most so many of 64 bits
+    (`data_pipelines.cleaning.near_duplicates`). No rule of the paper, so None for every corpus: not asked."""
 
 
 WEB = Thresholds()
@@ -65,3 +68,10 @@ CORPORA: dict[str, Thresholds] = {
 }
 """`--corpus` -> its thresholds. `web` has no published keep rate, so its CLIP scores are not cut. GRIT is chosen by its
 expressions (`data_pipelines.cleaning.grounding`) and has no rule on pairs."""
+
+
+def thresholds_of(corpus: str) -> Thresholds:
+    """Raises ValueError for a corpus that has none."""
+    if corpus not in CORPORA:
+        raise ValueError(f"there are no thresholds for corpus {corpus!r}; there are {', '.join(CORPORA)}")
+    return CORPORA[corpus]

@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import os
+import subprocess
 import sys
 from io import BytesIO
 from pathlib import Path
@@ -10,13 +12,17 @@ import pyarrow
 import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
+from small_pdf import text_at, write_pdf
 
 from data_pipelines.sources.opening import open_source
 from data_pipelines.sources.source import Problem
-from launch.data import WORLDS, data
+from launch.data import data
 from launch.index import reasons
+from launch.make import WORLDS
 from launch.train import train
 from qwenvl_jax.training.json_lines import read_lines
+
+PATH = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
 
 
 def jpeg(colour: str) -> bytes:
@@ -27,7 +33,7 @@ def jpeg(colour: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """`web/` with one tar of twelve pairs, of which one has no English caption."""
+    """`web/` with one tar of twelve pairs, of which one has no English caption; `parquet/` with an address."""
     import tarfile
 
     folder = tmp_path_factory.mktemp("home")
@@ -42,6 +48,8 @@ def home(tmp_path_factory):
                 tar.addfile(member, BytesIO(content))
             rows.append({"key": f"{n:09d}", "caption": caption, "status": "success", "width": 240, "height": 220})
     parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "web" / "00000.parquet")
+    (folder / "parquet").mkdir()
+    parquet.write_table(pyarrow.table({"url": ["http://x"], "caption": ["a dog"]}), folder / "parquet" / "a.parquet")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         data(["clean", "web", "data/clean"])
@@ -75,6 +83,39 @@ def test_index_says_what_a_source_holds(home, monkeypatch, capsys):
     assert reasons(found)[-1] == "  6 left out for other reasons"
 
 
+def test_near_duplicates(home, monkeypatch, capsys):
+    """All pictures of `web/` are one red square, but blank pictures are not compared, so none is left out."""
+    monkeypatch.chdir(home)
+    data(["clean", "web", "data/fewer", "--near-duplicates", "2"])
+    assert "kept 11 of 12 pairs" in capsys.readouterr().out
+
+
+def test_cleaning_needs_neither_jax_nor_video(home):
+    """Beam's environment (data_pipelines/cleaning/requirements.txt) has neither, and the command must run there."""
+    program = "import sys; sys.modules.update(jax=None, av=None); from launch.main import main; main()"
+
+    def run(*arguments):
+        command = [sys.executable, "-c", program, "data", "clean", *arguments]
+        return subprocess.run(command, cwd=home, env={**os.environ, "PYTHONPATH": PATH}, capture_output=True, text=True)
+
+    assert "kept 11 of 12 pairs" in run("web", "data/apart").stdout
+    mistake = run("nowhere", "x")
+    assert (mistake.returncode, mistake.stderr) == (2, "qwenvl data: nowhere: there is no such folder\n")
+
+
+LINES = "".join(text_at(20, 350 - 30 * n, f"line {n} of the lines of a page", 10) for n in range(4))
+
+
+def test_pages_of_pdfs(tmp_path, monkeypatch, capsys):
+    """`--corpus pdf` makes a source of a folder of PDFs, and says how many pages became of it."""
+    monkeypatch.chdir(tmp_path)
+    write_pdf(tmp_path / "papers" / "a.pdf", [LINES, LINES])
+    data(["clean", "papers", "data/papers", "--corpus", "pdf"])
+    said = capsys.readouterr().out
+    assert "kept 2 of 2 pages\nshards: data/papers" in said
+    assert len(open_source("data", "papers")) == 2
+
+
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
@@ -82,6 +123,11 @@ def test_index_says_what_a_source_holds(home, monkeypatch, capsys):
         (["clean", "web", "data/clean"], "exists already"),
         (["clean", "web", "x", "--corpus", "moon"], "no thresholds for corpus 'moon'"),
         (["clean", "web", "x", "--runner", "Prism"], "only --engine beam takes options"),
+        (["clean", "web", "x", "--corpus", "pdf"], "web holds no .pdf"),
+        (["clean", "web", "x", "--corpus", "pdf", "--near-duplicates", "2"], "pages of text all look alike"),
+        (["clean", "parquet", "x", "--near-duplicates", "2"], "give it when their tars are cleaned"),
+        (["clean", "web", "x", "--near-duplicates", "9"], "may differ in 0 to 8 bits of 64, not in 9"),
+        (["make", "bread"], "qwenvl data make knows synthetic, native, vocabulary"),
         (["inspect", "nowhere"], "there is no source"),
         (["index", "nowhere"], "there is no source"),
         (["index", "web", "--stage", "dessert"], "has no stage 'dessert'"),

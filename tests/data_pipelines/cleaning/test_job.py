@@ -179,7 +179,7 @@ def test_damaged_tars_cost_themselves(source, tmp_path):
 
 @pytest.mark.parametrize(
     "corpus, captions, reason",
-    [("moon", ["a dog on grass"], "no thresholds for corpus 'moon'"), ("web", ["фото"], "no pair passes the rules")],
+    [("moon", ["a dog on grass"], "no thresholds for corpus 'moon'"), ("web", ["фото"], "nothing passes the rules")],
 )
 def test_mistakes_are_sentences(tmp_path, corpus, captions, reason):
     """An unknown corpus, and one of which nothing is left, with its funnel."""
