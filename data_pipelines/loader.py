@@ -5,12 +5,15 @@ Every process makes the rows that its devices hold; together they are the same g
 processes, and worker processes change nothing either.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain
+import numpy as np
 from absl import flags
+from grain.multiprocessing import SharedMemoryArray
 
 from data_pipelines.components import Samples, open_components
 from data_pipelines.fetching import FetchAhead
@@ -21,7 +24,7 @@ from data_pipelines.rows import RowMaker
 from data_pipelines.sources.source import Problem
 from data_pipelines.streams import StreamPlans, StreamWindow, plan_rows
 from data_pipelines.tasks import tasks_of
-from qwenvl_jax.batch import Batch, OwnRows, joined_fingerprint
+from qwenvl_jax.batch import Batch, OwnRows, Zeros, joined_fingerprint
 from qwenvl_jax.config import Run, Stage
 from qwenvl_jax.processing.encoders import stage_encoder
 
@@ -61,11 +64,19 @@ class BatchInfo(NamedTuple):
     windows: tuple[StreamWindow, ...]
 
 
+def shared_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Zeros in memory that the training process sees too. Other arrays of worker processes grain copies there."""
+    return SharedMemoryArray(shape, dtype) if math.prod(shape) else np.zeros(shape, dtype)
+
+
 class StepBatches:
     """Random access to the batches of a stage: number t is what step t trains on."""
 
-    def __init__(self, maker: RowMaker | PatchRowMaker, plan: StreamPlans, stage: Stage, own: OwnRows) -> None:
-        self._maker, self._plan, self._steps, self._own = maker, plan, stage.steps, own
+    def __init__(
+        self, maker: RowMaker | PatchRowMaker, plan: StreamPlans, stage: Stage, own: OwnRows, zeros: Zeros = np.zeros
+    ) -> None:
+        """`zeros`: as `qwenvl_jax.batch.empty_batch`."""
+        self._maker, self._plan, self._steps, self._own, self._zeros = maker, plan, stage.steps, own, zeros
         self._fetch_ahead = FetchAhead(plan, maker.components)
 
     def __len__(self) -> int:
@@ -80,7 +91,7 @@ class StepBatches:
 
     def __getitem__(self, step: int) -> tuple[Batch, BatchInfo]:
         self._fetch_ahead(self._numbers(step))
-        batch, all_rows = self._maker.make_rows(self.planned(step))
+        batch, all_rows = self._maker.make_rows(self.planned(step), self._zeros)
         rows = [row for place, row in zip(self._own.made, all_rows) if place in self._own.counted]
         tokens, vision = sum(row.tokens for row in rows), sum(row.vision for row in rows)
         room = max(1, len(rows))
@@ -121,7 +132,8 @@ class StageLoader:
         """Use `open_loader`."""
         self._samples, self._bad, self._max_bad_share = 0, 0, max_bad_share
         self.components, self.plan, self.identity, self.step = components, plan, identity, start_step
-        ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=READ_AHEAD)
+        # A worker process makes one batch after the other by itself, so that all it made is handed over or removed.
+        ahead = grain.ReadOptions(num_threads=0 if workers else 1, prefetch_buffer_size=READ_AHEAD)
         dataset = grain.MapDataset.source(batches)[start_step:].to_iter_dataset(ahead)
         if workers:
             # grain 0.2.18 reads absl flags when it starts processes and fails where no absl app parsed them.
@@ -187,7 +199,8 @@ def open_loader(
         maker = RowMaker(components, tasks, encoder, *room)
     plan = plan_rows(run, stage, components, windows)
     every = tuple(range(stage.rows))
-    batches = StepBatches(maker, plan, stage, own or OwnRows(every, every))
+    zeros = shared_zeros if run.data.workers else np.zeros
+    batches = StepBatches(maker, plan, stage, own or OwnRows(every, every), zeros)
     # Planned here once: worker processes get the plan with the windows before the first rows already counted.
     batches.planned(start_step)
     identity = data_identity(run, stage, components, encoder)
