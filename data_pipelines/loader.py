@@ -5,15 +5,13 @@ Every process makes the rows that its devices hold; together they are the same g
 processes, and worker processes change nothing either.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import grain
 import numpy as np
 from absl import flags
-from grain.multiprocessing import SharedMemoryArray
 
 from data_pipelines.components import Samples, open_components
 from data_pipelines.fetching import FetchAhead
@@ -21,10 +19,11 @@ from data_pipelines.identity import data_identity
 from data_pipelines.packing import Efficiency, Item
 from data_pipelines.patch_rows import PatchRowMaker, open_pictures
 from data_pipelines.rows import RowMaker
+from data_pipelines.shared_blocks import SharedBlocks
 from data_pipelines.sources.source import Problem
 from data_pipelines.streams import StreamPlans, StreamWindow, plan_rows
 from data_pipelines.tasks import tasks_of
-from qwenvl_jax.batch import Batch, OwnRows, Zeros, joined_fingerprint
+from qwenvl_jax.batch import Batch, OwnRows, joined_fingerprint
 from qwenvl_jax.config import Run, Stage
 from qwenvl_jax.processing.encoders import stage_encoder
 
@@ -64,19 +63,19 @@ class BatchInfo(NamedTuple):
     windows: tuple[StreamWindow, ...]
 
 
-def shared_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Zeros in memory that the training process sees too. Other arrays of worker processes grain copies there."""
-    return SharedMemoryArray(shape, dtype) if math.prod(shape) else np.zeros(shape, dtype)
-
-
 class StepBatches:
     """Random access to the batches of a stage: number t is what step t trains on."""
 
     def __init__(
-        self, maker: RowMaker | PatchRowMaker, plan: StreamPlans, stage: Stage, own: OwnRows, zeros: Zeros = np.zeros
+        self,
+        maker: RowMaker | PatchRowMaker,
+        plan: StreamPlans,
+        stage: Stage,
+        own: OwnRows,
+        blocks: SharedBlocks | None = None,
     ) -> None:
-        """`zeros`: as `qwenvl_jax.batch.empty_batch`."""
-        self._maker, self._plan, self._steps, self._own, self._zeros = maker, plan, stage.steps, own, zeros
+        """`blocks`: of the worker processes that batches are made in; None where they stay in the process."""
+        self._maker, self._plan, self._steps, self._own, self._blocks = maker, plan, stage.steps, own, blocks
         self._fetch_ahead = FetchAhead(plan, maker.components)
 
     def __len__(self) -> int:
@@ -91,7 +90,10 @@ class StepBatches:
 
     def __getitem__(self, step: int) -> tuple[Batch, BatchInfo]:
         self._fetch_ahead(self._numbers(step))
-        batch, all_rows = self._maker.make_rows(self.planned(step), self._zeros)
+        zeros = np.zeros if self._blocks is None else self._blocks.zeros
+        batch, all_rows = self._maker.make_rows(self.planned(step), zeros)
+        if self._blocks is not None:
+            batch = Batch(*(None if field is None else self._blocks.hand_over(field) for field in batch))
         rows = [row for place, row in zip(self._own.made, all_rows) if place in self._own.counted]
         tokens, vision = sum(row.tokens for row in rows), sum(row.vision for row in rows)
         room = max(1, len(rows))
@@ -127,12 +129,13 @@ class StageLoader:
         identity: Mapping[str, str],
         start_step: int,
         workers: int,
+        blocks: SharedBlocks | None,
         max_bad_share: float,
     ) -> None:
         """Use `open_loader`."""
-        self._samples, self._bad, self._max_bad_share = 0, 0, max_bad_share
+        self._samples, self._bad, self._max_bad_share, self._blocks = 0, 0, max_bad_share, blocks
         self.components, self.plan, self.identity, self.step = components, plan, identity, start_step
-        # A worker process makes one batch after the other by itself, so that all it made is handed over or removed.
+        # A worker process makes one batch after the other: a thread of it would only take turns with the rest of it.
         ahead = grain.ReadOptions(num_threads=0 if workers else 1, prefetch_buffer_size=READ_AHEAD)
         dataset = grain.MapDataset.source(batches)[start_step:].to_iter_dataset(ahead)
         if workers:
@@ -161,6 +164,8 @@ class StageLoader:
     def close(self) -> None:
         """Ends threads and worker processes."""
         self._iterator.close()
+        if self._blocks is not None:
+            self._blocks.close()
 
     def __enter__(self) -> "StageLoader":
         return self
@@ -199,12 +204,14 @@ def open_loader(
         maker = RowMaker(components, tasks, encoder, *room)
     plan = plan_rows(run, stage, components, windows)
     every = tuple(range(stage.rows))
-    zeros = shared_zeros if run.data.workers else np.zeros
-    batches = StepBatches(maker, plan, stage, own or OwnRows(every, every), zeros)
+    blocks = SharedBlocks() if run.data.workers else None
+    batches = StepBatches(maker, plan, stage, own or OwnRows(every, every), blocks)
     # Planned here once: worker processes get the plan with the windows before the first rows already counted.
     batches.planned(start_step)
     identity = data_identity(run, stage, components, encoder)
-    return StageLoader(batches, components, plan, identity, start_step, run.data.workers, run.data.max_bad_share)
+    return StageLoader(
+        batches, components, plan, identity, start_step, run.data.workers, blocks, run.data.max_bad_share
+    )
 
 
 class ComponentDescription(NamedTuple):

@@ -120,9 +120,8 @@ def patchify(frames: np.ndarray, patch: int = PATCH, out: np.ndarray | None = No
     line = np.dtype((np.void, patch * frames.itemsize))
     lines = np.ascontiguousarray(rearrange(frames, "F Y X c -> F c Y X")).view(line)
     sizes = {"m": MERGE, "n": MERGE, "p": patch}
-    places = out.view(line).reshape(
-        grid.frames, height // (MERGE * patch), -1, MERGE, MERGE, channels, TEMPORAL_PATCH, patch
-    )
+    tokens = (grid.frames, grid.rows // MERGE, grid.columns // MERGE)
+    places = out.view(line).reshape(*tokens, MERGE, MERGE, channels, TEMPORAL_PATCH, patch)
     for f in range(TEMPORAL_PATCH):
         own = lines[f::TEMPORAL_PATCH]
         places[: len(own), ..., f, :] = rearrange(own, "t c (y m p) (x n) -> t y x m n c p", **sizes)
