@@ -27,6 +27,8 @@ from qwenvl_jax.batch import Batch, OwnRows, joined_fingerprint
 from qwenvl_jax.config import Run, Stage
 from qwenvl_jax.processing.encoders import stage_encoder
 
+PIPED_BYTES = 1 << 20
+"""Arrays of worker processes that are smaller go through a pipe: seven of 24 KB took 1.7 ms in new shared memory."""
 READ_AHEAD = 2
 """Batches that wait, ready, for the training step (of each worker process, where there are several)."""
 LEAST_SAMPLES = 100
@@ -141,6 +143,8 @@ class StageLoader:
         if workers:
             # grain 0.2.18 reads absl flags when it starts processes and fails where no absl app parsed them.
             flags.FLAGS.mark_as_parsed()
+            options = grain.experimental.DatasetOptions(min_shm_size=PIPED_BYTES)
+            dataset = grain.experimental.WithOptionsIterDataset(dataset, options)
             dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers, READ_AHEAD))
         self._iterator = iter(dataset)
 

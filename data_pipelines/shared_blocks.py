@@ -22,7 +22,20 @@ HEADER = 4096
 """Bytes in front of the array, whose first tells whether the block is in use: a page, so that arrays are aligned to one."""
 FREE, TAKEN = 0, 1
 
-_opened: dict[str, SharedMemory] = {}
+
+class _Block:
+    """A block as a process has it mapped. `state` [1] uint8 is FREE or TAKEN."""
+
+    def __init__(self, memory: SharedMemory) -> None:
+        self.memory = memory
+        self.state: np.ndarray = np.ndarray(1, np.uint8, memory.buf)
+
+    def array(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """Does not keep the memory mapped by itself."""
+        return np.ndarray(shape, dtype, self.memory.buf, HEADER)
+
+
+_opened: dict[str, _Block] = {}
 """Of the training process: the blocks of its loaders by their names."""
 
 
@@ -40,26 +53,26 @@ class Handed(NamedTuple):
 class _Lender:
     """The base of an array over a block, and of all its views: when the last of them is gone, the block is free."""
 
-    def __init__(self, memory: SharedMemory, shape: tuple[int, ...], dtype: str) -> None:
-        self.__array_interface__ = np.ndarray(shape, dtype, memory.buf, HEADER).__array_interface__
+    def __init__(self, block: _Block, shape: tuple[int, ...], dtype: str) -> None:
+        self.__array_interface__ = block.array(shape, dtype).__array_interface__
         # Keeps the memory mapped too.
-        weakref.finalize(self, _give_back, memory).atexit = False
+        weakref.finalize(self, _give_back, block).atexit = False
 
 
-def _give_back(memory: SharedMemory) -> None:
-    memory.buf[0] = FREE
+def _give_back(block: _Block) -> None:
+    block.state[0] = FREE
 
 
 def open_block(name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray | None:
     """The array in a block; None where its worker has ended, which is so only when nobody waits for the batch."""
-    memory = _opened.get(name)
-    if memory is None:
+    block = _opened.get(name)
+    if block is None:
         try:
-            memory = _opened[name] = SharedMemory(name)
+            block = _opened[name] = _Block(SharedMemory(name))
         except FileNotFoundError:
             return None
-        memory.unlink()
-    return np.asarray(_Lender(memory, shape, dtype))
+        block.memory.unlink()
+    return np.asarray(_Lender(block, shape, dtype))
 
 
 class SharedBlocks:
@@ -67,34 +80,35 @@ class SharedBlocks:
 
     def __init__(self) -> None:
         self._name = f"qwenvl-{secrets.token_hex(6)}"
-        self._blocks: dict[int, SharedMemory] = {}
+        self._blocks: dict[int, _Block] = {}  # by the address of the array
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_name": self._name, "_blocks": {}}
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """As `np.zeros`, in a block where it has a size."""
+        """As `np.zeros`, in a block where it has a size. Blocks are for arrays of their own number of bytes: batches of a
+        stage are all alike."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if not size:
             return np.zeros(shape, dtype)
-        free = (memory for memory in self._blocks.values() if memory.buf[0] == FREE and memory.size >= HEADER + size)
-        memory = next(free, None)
-        if memory is None:
-            name = f"{self._name}-{os.getpid()}-{len(self._blocks)}"
-            memory = SharedMemory(name, create=True, size=HEADER + size)
-            util.Finalize(None, _remove_name, (memory,), exitpriority=10)
-            array = np.ndarray(shape, dtype, memory.buf, HEADER)
-            self._blocks[array.ctypes.data] = memory
+        for block in self._blocks.values():
+            if block.state[0] == FREE and block.memory.size == HEADER + size:
+                array = block.array(shape, dtype)
+                array[...] = 0
+                break
         else:
-            array = np.ndarray(shape, dtype, memory.buf, HEADER)
-            array[...] = 0
-        memory.buf[0] = TAKEN
+            name = f"{self._name}-{os.getpid()}-{len(self._blocks)}"
+            block = _Block(SharedMemory(name, create=True, size=HEADER + size))
+            util.Finalize(None, _remove_name, (block.memory,), exitpriority=10)
+            array = block.array(shape, dtype)
+            self._blocks[array.ctypes.data] = block
+        block.state[0] = TAKEN
         return array
 
     def hand_over(self, array: np.ndarray) -> Any:
         """What is pickled instead of an array of `zeros`; any other array as it is."""
-        memory = self._blocks.get(array.ctypes.data) if array.size else None
-        return array if memory is None else Handed(memory.name, array.shape, array.dtype.str)
+        block = self._blocks.get(array.ctypes.data) if array.size else None
+        return array if block is None else Handed(block.memory.name, array.shape, array.dtype.str)
 
     def close(self) -> None:
         """In the training process: lets go of the blocks; arrays that are still in use keep theirs."""

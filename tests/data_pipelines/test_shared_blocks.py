@@ -27,7 +27,7 @@ def test_a_block_is_used_again_when_its_array_is_gone():
     assert second.ctypes.data != place
     assert (part == 7).all()
     del part
-    third = blocks.zeros((5,), np.uint8)
+    third = blocks.zeros((15,), np.uint8)
     assert third.ctypes.data == place
     assert not third.any()
     assert (sent(blocks, second) == 9).all()
@@ -66,6 +66,6 @@ def test_a_batch_of_a_worker_that_ended_is_none():
     """Its name is gone: the loader was closed, and nobody waits for the batch."""
     blocks = SharedBlocks()
     handed = pickle.dumps(blocks.hand_over(blocks.zeros((4,), np.uint8)))
-    for memory in blocks._blocks.values():
-        memory.unlink()
+    for block in blocks._blocks.values():
+        block.memory.unlink()
     assert pickle.loads(handed) is None
