@@ -12,7 +12,7 @@ import numpy as np
 
 from data_pipelines.components import Samples
 from data_pipelines.packing import Item
-from data_pipelines.reading import HungRead, read_record
+from data_pipelines.reading import HungRead, read_ahead, read_record
 from data_pipelines.sources.source import LostShard, Problem, RecordError
 from data_pipelines.tasks import Task
 from qwenvl_jax.batch import Batch, Zeros, row_of
@@ -133,6 +133,8 @@ def write_row(
     start = vision = replaced = dropped = 0
     problems: list[Problem] = []
     records: list[tuple[int, int]] = []
+    wanted = ((components[item.component], item.sample) for item in items)
+    read_ahead((samples.source, int(samples.records[sample])) for samples, sample in wanted)
     for item in items:
         samples = components[item.component]
         loaded, failed = _load_or_replace(samples, item, partial(load, samples))
