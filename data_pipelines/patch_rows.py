@@ -19,7 +19,7 @@ from data_pipelines.rows import RowInfo, write_row
 from data_pipelines.sources.opening import open_source
 from data_pipelines.synthetic.patches import CLASSES, UNLABELLED, WEIGHTS, label_patches
 from data_pipelines.tasks import Task
-from qwenvl_jax.batch import Batch, row_of
+from qwenvl_jax.batch import Batch, Zeros, row_of
 from qwenvl_jax.config import DataConfig, Stage
 from qwenvl_jax.processing.encoders import Encoder
 from qwenvl_jax.processing.patches import patch_positions
@@ -88,9 +88,9 @@ class PatchRowMaker:
     vision_per_row: int
     grid: int
 
-    def make_rows(self, rows: Sequence[Sequence[Item]]) -> tuple[Batch, list[RowInfo]]:
-        """A host batch of B = len(rows) rows, and what each of them holds."""
-        batch = self.encoder.empty(len(rows), self.sequence_length, self.vision_per_row)
+    def make_rows(self, rows: Sequence[Sequence[Item]], zeros: Zeros = np.zeros) -> tuple[Batch, list[RowInfo]]:
+        """A host batch of B = len(rows) rows, and what each of them holds; `zeros` as `empty_batch`."""
+        batch = self.encoder.empty(len(rows), self.sequence_length, self.vision_per_row, zeros)
         return batch, [self._write_row(row_of(batch, b), row) for b, row in enumerate(rows)]
 
     def _write_row(self, row: Batch, items: Sequence[Item]) -> RowInfo:

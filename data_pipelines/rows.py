@@ -12,10 +12,10 @@ import numpy as np
 
 from data_pipelines.components import Samples
 from data_pipelines.packing import Item
-from data_pipelines.reading import HungRead, read_record
+from data_pipelines.reading import HungRead, read_ahead, read_record
 from data_pipelines.sources.source import LostShard, Problem, RecordError
 from data_pipelines.tasks import Task
-from qwenvl_jax.batch import Batch, row_of
+from qwenvl_jax.batch import Batch, Zeros, row_of
 from qwenvl_jax.processing.encoders import Encoded, Encoder
 
 REPLACEMENT_STRIDE = 7919
@@ -80,9 +80,9 @@ class RowMaker:
     sequence_length: int
     vision_per_row: int
 
-    def make_rows(self, rows: Sequence[Sequence[Item]]) -> tuple[Batch, list[RowInfo]]:
-        """A host batch of B = len(rows) rows, and what each of them holds."""
-        batch = self.encoder.empty(len(rows), self.sequence_length, self.vision_per_row)
+    def make_rows(self, rows: Sequence[Sequence[Item]], zeros: Zeros = np.zeros) -> tuple[Batch, list[RowInfo]]:
+        """A host batch of B = len(rows) rows, and what each of them holds; `zeros` as `empty_batch`."""
+        batch = self.encoder.empty(len(rows), self.sequence_length, self.vision_per_row, zeros)
         return batch, [self._write_row(row_of(batch, b), row) for b, row in enumerate(rows)]
 
     def _write_row(self, row: Batch, items: Sequence[Item]) -> RowInfo:
@@ -133,6 +133,8 @@ def write_row(
     start = vision = replaced = dropped = 0
     problems: list[Problem] = []
     records: list[tuple[int, int]] = []
+    wanted = ((components[item.component], item.sample) for item in items)
+    read_ahead((samples.source, int(samples.records[sample])) for samples, sample in wanted)
     for item in items:
         samples = components[item.component]
         loaded, failed = _load_or_replace(samples, item, partial(load, samples))

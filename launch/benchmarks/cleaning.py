@@ -12,7 +12,7 @@ import os
 import resource
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -67,7 +67,7 @@ def main() -> None:
         write_addresses(root / "addresses", rows)
         what = f"addresses, Parquet to Parquet, calibrated, {options.engine}"
         show(what, len(rows), lambda: clean_addresses(root / "addresses", root / "kept", "coyo", engine))
-        write_tars(root / "tars", rng, options.pictures)
+        write_tars(root / "tars", plain_pairs(rng, options.pictures))
         show(
             "tars of 512 px to shards, with decoding",
             options.pictures,
@@ -167,23 +167,28 @@ def write_addresses(folder: Path, rows: list[dict]) -> None:
         parquet.write_table(pyarrow.Table.from_pylist(rows[file::FILES]), folder / f"{file}.parquet")
 
 
-def write_tars(folder: Path, rng: np.random.Generator, pictures: int) -> None:
-    """As img2dataset writes them."""
+def write_tars(folder: Path, pairs: Sequence[tuple[bytes, str]], files: int = FILES) -> None:
+    """JPEGs of 512 pixels with their captions, as img2dataset writes them."""
     folder.mkdir()
-    small = rng.integers(0, 256, (64, 64, 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(small).resize((512, 512), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
-    for number in range(FILES):
+    for number in range(files):
         known = []
         with tarfile.open(folder / f"{number:05d}.tar", "w") as tar:
-            for place in range(pictures // FILES):
-                key, caption = f"{number:05d}{place:04d}", " ".join(rng.choice(WORDS, 8))
-                for extension, content in (("jpg", file.getvalue()), ("json", b"{}"), ("txt", caption.encode())):
+            for place, (jpeg, caption) in enumerate(pairs[number::files]):
+                key = f"{number:05d}{place:04d}"
+                for extension, content in (("jpg", jpeg), ("json", b"{}"), ("txt", caption.encode())):
                     member = tarfile.TarInfo(f"{key}.{extension}")
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
                 known.append({"key": key, "caption": caption, "status": "success", "width": 512, "height": 512})
         parquet.write_table(pyarrow.Table.from_pylist(known), folder / f"{number:05d}.parquet")
+
+
+def plain_pairs(rng: np.random.Generator, count: int) -> list[tuple[bytes, str]]:
+    """A smooth JPEG of 512 pixels, again and again, with captions of eight words."""
+    file = io.BytesIO()
+    small = rng.integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(small).resize((512, 512), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+    return [(file.getvalue(), " ".join(rng.choice(WORDS, 8))) for _ in range(count)]
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Rates are of CPU time, which other programs on the machine change less than the 
 assumption, and stands in the table as one.
 """
 
-import io
 import json
 import tempfile
 import time
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from PIL import Image
 
 from data_pipelines.lanes import LaneShuffle
 from data_pipelines.lengths import measure
@@ -26,7 +24,7 @@ from data_pipelines.sources.shard_cache import ShardCache
 from data_pipelines.sources.source import RecordSource
 from data_pipelines.sources.transfer import BLOCK
 from data_pipelines.tasks import TASKS
-from launch.benchmarks.cleaning import write_tars
+from launch.benchmarks.cleaning import plain_pairs, write_tars
 from qwenvl_jax.processing.encoders import ImageSlotEncoder
 from qwenvl_jax.processing.tokenizer import load_tokenizer
 
@@ -83,7 +81,7 @@ def seconds_of(run: Callable[[], object]) -> float:
 
 def measured(folder: Path, records: int) -> Inputs:
     """All inputs, from made pictures of 512 pixels with captions of one length."""
-    picture = jpeg(np.random.default_rng(0))
+    [(picture, _)] = plain_pairs(np.random.default_rng(0), 1)
     overhead = len(pack_record(pair(0, picture))) - len(picture)
     write_shards(folder / "shards", (pair(n, picture) for n in range(records)))
     source = ArrayRecordSource(folder / "shards")
@@ -93,7 +91,7 @@ def measured(folder: Path, records: int) -> Inputs:
     samples = [sample for n in range(records) if (sample := TASKS["caption"](source[n])) is not None]
     pixels_seconds = seconds_of(lambda: [encoder.pixels(sample, encoder.encode(sample)) for sample in samples])
     shard_bytes = len((folder / "shards" / MANIFEST).read_bytes()) - len(json.dumps({"schema": 1, "shards": []}))
-    write_tars(folder / "tars", np.random.default_rng(0), records)
+    write_tars(folder / "tars", plain_pairs(np.random.default_rng(0), records))
     tars = open_source(folder, "tars")
     index = sum(file.stat().st_size for file in Path(tars.cache_folder).iterdir() if file.suffix != ".json")
     order = LaneShuffle(np.full(-(-PAIRS // RECORDS_PER_SHARD), RECORDS_PER_SHARD), 0, LANES, WINDOW)
@@ -121,14 +119,6 @@ def array_bytes(path: Path) -> int:
     """Bytes of the arrays of a file, without its names, of which there are as many however long it is."""
     with np.load(path) as stored:
         return sum(stored[name].nbytes for name in stored.files if name != "problems")
-
-
-def jpeg(rng: np.random.Generator) -> bytes:
-    """A picture of 512 pixels."""
-    file = io.BytesIO()
-    small = Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8))
-    small.resize((512, 512), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
-    return file.getvalue()
 
 
 def pair(number: int, picture: bytes) -> Record:

@@ -32,7 +32,7 @@ from qwenvl_jax.models.qwen2_vl.weights import layout
 from qwenvl_jax.models.weights import to_original
 from qwenvl_jax.parallel.mesh import make_mesh
 from qwenvl_jax.processing.encoders import Encoder, stage_encoder
-from qwenvl_jax.processing.patches import normalize_patches
+from qwenvl_jax.processing.patches import normalize_patches, patchify
 from qwenvl_jax.processing.qwen2_tokens import VIDEO_PAD
 from qwenvl_jax.processing.visual_sample import EncodedVisualSample
 from qwenvl_jax.training.compilation import compile_step, on_devices, trace_step
@@ -54,10 +54,10 @@ class Options:
 
 
 class Prepared(NamedTuple):
-    """A sample's ids, and its patches [P, K]."""
+    """A sample's ids, and the frames [F, Y, X, 3] of its visuals."""
 
     encoded: EncodedVisualSample
-    patches: np.ndarray
+    frames: list[np.ndarray]
 
 
 def prepare(run: Run, stage: Stage, encoder: Encoder, rows: int) -> list[list[Prepared]]:
@@ -156,16 +156,15 @@ def padded_inputs(samples: list[Prepared], pad: int) -> dict[str, torch.Tensor]:
     width = max(len(sample.encoded.tokens) for sample in samples)
     ids, mask, labels = (np.full((len(samples), width), value) for value in (pad, 0, -100))
     found: dict[str, list] = {"pixel_values": [], "image_grid_thw": [], "pixel_values_videos": [], "video_grid_thw": []}
-    for row, (encoded, patches) in enumerate(samples):
-        count, start = len(encoded.tokens), 0
+    for row, (encoded, visuals) in enumerate(samples):
+        count = len(encoded.tokens)
         ids[row, :count], mask[row, :count] = encoded.tokens, 1
         # The first token of a sample is nobody's target.
         labels[row, :count] = np.where(encoded.supervised & (np.arange(count) > 0), encoded.tokens, -100)
-        for grid in encoded.grids:
+        for grid, frames in zip(encoded.grids, visuals):
             kind = ("pixel_values", "image_grid_thw") if grid.frames == 1 else ("pixel_values_videos", "video_grid_thw")
-            found[kind[0]].append(normalize_patches(patches[start : start + grid.patches]))
+            found[kind[0]].append(normalize_patches(patchify(frames)))
             found[kind[1]].append([grid])
-            start += grid.patches
     arrays = {name: np.concatenate(parts) for name, parts in found.items() if parts}
     arrays |= {"input_ids": ids, "attention_mask": mask, "labels": labels}
     return {name: torch.as_tensor(array) for name, array in arrays.items()}

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from qwenvl_jax.batch import IGNORED, Batch, empty_batch, empty_patch_batch
+from qwenvl_jax.batch import IGNORED, Batch, Zeros, empty_batch, empty_patch_batch
 from qwenvl_jax.config import ModelConfig, PixelLimits, Qwen2VLConfig, QwenVLConfig, Stage, VideoLimits
 from qwenvl_jax.processing.images import decode_image, resize_image
-from qwenvl_jax.processing.patches import MERGE, frame_numbers, patch_positions
+from qwenvl_jax.processing.patches import MERGE, frame_numbers, patch_positions, patchify
 from qwenvl_jax.processing.qwen2_tokens import QWEN2_VL
 from qwenvl_jax.processing.sample import EncodedSample, Sample, encode_sample
 from qwenvl_jax.processing.tokenizer import QWEN_VL, SpecialTokens, Tokenizer, load_tokenizer
@@ -23,7 +23,7 @@ from qwenvl_jax.processing.visual_sample import (
     encode_visual_sample,
     fit_grids,
     measure,
-    sample_patches,
+    sample_frames,
     sizes_of,
 )
 
@@ -60,8 +60,8 @@ class Encoder(Protocol):
           ValueError: they cannot be decoded.
         """
 
-    def empty(self, rows: int, length: int, vision: int) -> Batch:
-        """Rows of `length` tokens with room for so many image slots or patches."""
+    def empty(self, rows: int, length: int, vision: int, zeros: Zeros = np.zeros) -> Batch:
+        """Rows of `length` tokens with room for so many image slots or patches, which `zeros` makes."""
 
     def room(self, vision: int) -> int:
         """The least room for so many image slots or patches that prompts are compiled for."""
@@ -100,8 +100,8 @@ class ImageSlotEncoder:
         """[R, R, 3] uint8 of each image."""
         return [resize_image(decode_image(data), self.resolution) for data in encoded.images]
 
-    def empty(self, rows: int, length: int, vision: int) -> Batch:
-        return empty_batch(rows, length, vision, self.resolution, self.tokenizer.eod_id)
+    def empty(self, rows: int, length: int, vision: int, zeros: Zeros = np.zeros) -> Batch:
+        return empty_batch(rows, length, vision, self.resolution, self.tokenizer.eod_id, zeros)
 
     def room(self, vision: int) -> int:
         return vision
@@ -156,13 +156,13 @@ class PatchEncoder:
         reduced = sum(small != large for small, large in zip(fitted, grids))
         return encode_visual_sample(sample, self.tokenizer, fitted, reduced)
 
-    def pixels(self, sample: Sample, encoded: EncodedVisualSample) -> np.ndarray:
-        """[P, K] uint8."""
-        return sample_patches(sample, encoded.grids, self.videos, self.patch)
+    def pixels(self, sample: Sample, encoded: EncodedVisualSample) -> list[np.ndarray]:
+        """[F, Y, X, 3] uint8 frames of each image or video."""
+        return sample_frames(sample, encoded.grids, self.videos, self.patch)
 
-    def empty(self, rows: int, length: int, vision: int) -> Batch:
+    def empty(self, rows: int, length: int, vision: int, zeros: Zeros = np.zeros) -> Batch:
         values = 3 * MERGE * self.patch**2
-        return empty_patch_batch(rows, length, vision, values, self.tokenizer.eod_id)
+        return empty_patch_batch(rows, length, vision, values, self.tokenizer.eod_id, zeros)
 
     def room(self, vision: int) -> int:
         return padded_length(vision, BLOCK) if vision else 0
@@ -170,16 +170,18 @@ class PatchEncoder:
     def for_prompts(self) -> "PatchEncoder":
         return replace(self, tokens=None, patches=self.patches or None)
 
-    def place_pixels(self, row: Batch, vision: int, encoded: EncodedVisualSample, pixels: np.ndarray) -> None:
-        row.patches[vision : vision + len(pixels)] = pixels
+    def place_pixels(self, row: Batch, vision: int, encoded: EncodedVisualSample, pixels: list[np.ndarray]) -> None:
         segment = int(row.patch_segments[vision - 1]) if vision else 0
-        for grid in encoded.grids:
+        for grid, frames in zip(encoded.grids, pixels):
             here = slice(vision, vision + grid.patches)
+            patchify(frames, self.patch, row.patches[here])
             row.patch_positions[here] = patch_positions(grid)
             row.patch_segments[here] = frame_numbers(grid) + segment + 1
             vision, segment = here.stop, segment + grid.frames
 
-    def place(self, row: Batch, start: int, vision: int, encoded: EncodedVisualSample, pixels: np.ndarray) -> None:
+    def place(
+        self, row: Batch, start: int, vision: int, encoded: EncodedVisualSample, pixels: list[np.ndarray]
+    ) -> None:
         _place_text(row, start, encoded, vision // MERGE**2)
         self.place_pixels(row, vision, encoded, pixels)
 

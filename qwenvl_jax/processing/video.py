@@ -14,7 +14,7 @@ import av
 import numpy as np
 
 from qwenvl_jax.config import PAPER_VIDEOS, PixelLimits, VideoLimits
-from qwenvl_jax.processing.patches import TEMPORAL_PATCH, Grid, grid_of, patchify, resize_frame, resize_within
+from qwenvl_jax.processing.patches import TEMPORAL_PATCH, Grid, grid_of, resize_frame, resize_within
 
 FORMATS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,ogg,flv,gif"
 """What videos come in; FFmpeg's other readers (some open further files or addresses) never see a user's bytes."""
@@ -76,8 +76,8 @@ def probe_video(data: bytes) -> VideoInfo:
         return VideoInfo(frames, float(rate), stream.height, stream.width)
 
 
-def video_patches(data: bytes, grid: Grid, limits: VideoLimits, patch: int) -> np.ndarray:
-    """[P, K] uint8 patches of the frames that are shown, in the size of the grid.
+def video_frames(data: bytes, grid: Grid, limits: VideoLimits, patch: int) -> np.ndarray:
+    """[F, Y, X, 3] uint8: the frames that are shown, in the size of the grid.
 
     Args:
       grid: that of `video_grid`, or a smaller one with the same number of frames.
@@ -88,8 +88,7 @@ def video_patches(data: bytes, grid: Grid, limits: VideoLimits, patch: int) -> n
     info = probe_video(data)
     indices = frame_indices(info, limits)
     size = (grid.rows * patch, grid.columns * patch)
-    frames = [resize_frame(frame, *size) for frame in decode_frames(data, indices)]
-    return patchify(np.stack(frames), patch)
+    return np.stack([resize_frame(frame, *size) for frame in decode_frames(data, indices)])
 
 
 def decode_frames(data: bytes, indices: np.ndarray) -> Iterator[np.ndarray]:

@@ -1,6 +1,6 @@
 """Samples for Qwen2-VL: images and videos of any size, their tokens, positions and patches.
 
-Lengths need sizes alone (`measure`), tokens need lengths (`encode_visual_sample`), pixels come last (`sample_patches`). What
+Lengths need sizes alone (`measure`), tokens need lengths (`encode_visual_sample`), pixels come last (`sample_frames`). What
 a row has no room for is shown smaller (`fit_grids`): what is written follows the grids.
 Shape legend: T tokens, V vision tokens, P = 4 V patches, K values of a patch.
 """
@@ -13,12 +13,12 @@ import numpy as np
 
 from qwenvl_jax.config import PixelLimits, VideoLimits
 from qwenvl_jax.processing.images import decode_image, image_size
-from qwenvl_jax.processing.patches import MERGE, PATCH, Grid, grid_of, patchify, resize_frame, resize_within
+from qwenvl_jax.processing.patches import MERGE, PATCH, Grid, grid_of, resize_frame, resize_within
 from qwenvl_jax.processing.positions import Piece, mrope_positions
 from qwenvl_jax.processing.qwen2_tokens import VIDEO_PAD, to_qwen2_markup
 from qwenvl_jax.processing.sample import Image, Sample, Text, Video
 from qwenvl_jax.processing.tokenizer import Tokenizer
-from qwenvl_jax.processing.video import VideoInfo, probe_video, video_grid, video_patches
+from qwenvl_jax.processing.video import VideoInfo, probe_video, video_frames, video_grid
 
 
 class VisualSizes(NamedTuple):
@@ -176,18 +176,17 @@ def encode_visual_sample(
     )
 
 
-def sample_patches(sample: Sample, grids: Sequence[Grid], videos: VideoLimits, patch: int = PATCH) -> np.ndarray:
-    """[P, K] uint8: the patches of the sample's visuals behind each other, resized to their grids by PIL's bicubic.
+def sample_frames(sample: Sample, grids: Sequence[Grid], videos: VideoLimits, patch: int = PATCH) -> list[np.ndarray]:
+    """[F, Y, X, 3] uint8 of each of the sample's visuals, resized to its grid by PIL's bicubic; an image is one frame.
 
     Raises:
       ValueError: pixels cannot be decoded.
     """
 
-    def patches(part: Image | Video, grid: Grid) -> np.ndarray:
+    def frames(part: Image | Video, grid: Grid) -> np.ndarray:
         if isinstance(part, Video):
-            return video_patches(sample.videos[part.index], grid, videos, patch)
+            return video_frames(sample.videos[part.index], grid, videos, patch)
         image = decode_image(sample.images[part.index])
-        return patchify(resize_frame(image, grid.rows * patch, grid.columns * patch)[None], patch)
+        return resize_frame(image, grid.rows * patch, grid.columns * patch)[None]
 
-    empty = np.zeros((0, 3 * MERGE * patch**2), np.uint8)
-    return np.concatenate([empty, *(patches(part, grid) for part, grid in zip(visuals_of(sample), grids))])
+    return [frames(part, grid) for part, grid in zip(visuals_of(sample), grids)]

@@ -16,7 +16,7 @@ from small_data import make_record, make_run
 from data_pipelines import rows
 from data_pipelines.loader import open_loader
 from data_pipelines.quarantine import Quarantine, read_quarantine
-from data_pipelines.reading import HungRead, read_record
+from data_pipelines.reading import HungRead, read_ahead, read_record
 from data_pipelines.records import Record
 from data_pipelines.sources.array_record import write_shards
 from data_pipelines.sources.source import Problem, RecordError
@@ -86,12 +86,14 @@ def test_a_source_that_is_mostly_bad_is_refused(tmp_path):
 class Hanging:
     """A source whose record 1 is never there."""
 
-    name = "mount"
+    name, remote = "mount", None
 
     def __init__(self) -> None:
         self.released = threading.Event()
+        self.asked: list[int] = []
 
     def __getitem__(self, index: int) -> Record:
+        self.asked.append(index)
         if index == 1:
             self.released.wait()
         if index == 2:
@@ -109,6 +111,22 @@ def test_a_read_that_hangs_is_given_up():
         read_record(source, 2, 5)
     source.released.set()
     assert read_record(source, 3, 5).key == "3"
+
+
+def test_records_are_read_ahead():
+    """Each is read once, and what cannot be read says so in its turn; where one hangs, all are read by themselves."""
+    source = Hanging()
+    read_ahead([(source, index) for index in (3, 2, 0)])
+    assert read_record(source, 3).key == "3"
+    with pytest.raises(RecordError, match="damaged"):
+        read_record(source, 2)
+    assert (read_record(source, 0).key, source.asked) == ("0", [3, 2, 0])
+    assert (read_record(source, 0).key, source.asked) == ("0", [3, 2, 0, 0])
+    read_ahead([(source, index) for index in (4, 1, 5)], 0.05)
+    assert [read_record(source, index).key for index in (4, 5)] == ["4", "5"]
+    with pytest.raises(HungRead, match="record 1"):
+        read_record(source, 1, 0.05)
+    source.released.set()
 
 
 def test_lost_storage_does_not_take_all_replacements(tmp_path, monkeypatch):

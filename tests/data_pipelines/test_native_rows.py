@@ -15,7 +15,7 @@ from data_pipelines.tasks import tasks_of
 from qwenvl_jax.batch import row_of
 from qwenvl_jax.config import Component, PixelLimits, Qwen2LanguageConfig, Qwen2VisionConfig, Qwen2VLConfig, VideoLimits
 from qwenvl_jax.processing.encoders import stage_encoder
-from qwenvl_jax.processing.patches import frame_numbers, patch_positions
+from qwenvl_jax.processing.patches import frame_numbers, patch_positions, patchify
 
 MODEL = Qwen2VLConfig(
     Qwen2VisionConfig(width=8, layers=1, heads=1, mlp_width=8, patch=4),
@@ -80,7 +80,8 @@ def test_a_row_holds_its_samples(root) -> None:
             assert (row.segment_ids[here] == number).all()
             seen = encoded.vision_index >= 0
             assert (row.vision_index[here][seen] == encoded.vision_index[seen] + patch // 4).all()
-            assert (row.patches[there] == encoder.pixels(sample, encoded)).all()
+            patches = [patchify(frames, encoder.patch) for frames in encoder.pixels(sample, encoded)]
+            assert (row.patches[there] == np.concatenate([row.patches[:0], *patches])).all()
             where = [patch_positions(grid) for grid in encoded.grids]
             assert (row.patch_positions[there] == np.concatenate([np.zeros((0, 2)), *where])).all()
             for grid in encoded.grids:

@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 
 from data_pipelines.mixture import GlobalShuffle, Mixture
 from data_pipelines.packing import PackingPlan, best_fit_decreasing, fill_evenly, fill_row_by_row, pack
-from qwenvl_jax.config import PAPER_VIDEOS, RELEASED_IMAGES
-from qwenvl_jax.processing.patches import grid_of, resize_within
-from qwenvl_jax.processing.video import VideoInfo, video_grid
+from launch.benchmarks.packing import native, stage_2
 
 SAMPLES = st.lists(st.tuples(st.integers(1, 50), st.integers(0, 3)), min_size=1, max_size=60)
 
@@ -110,37 +108,20 @@ def test_mixed_lengths_are_packed_by_the_better_method():
         assert len(pack(*case)) == min(len(best_fit_decreasing(*case)), len(fill_row_by_row(*case)))
 
 
-def native_lengths(count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and patches of text alone, images of 56 to 4,096 pixels a side and videos of 2 to 60 seconds."""
-    rng = np.random.default_rng(0)
-    columns = []
-    for kind in rng.choice(3, count, p=[0.2, 0.7, 0.1]):
-        words = int(rng.lognormal(np.log(150), 0.8)) + 8
-        if kind == 0:
-            columns.append((min(3 * words, length), 0))
-            continue
-        if kind == 1:
-            width, height = np.exp(rng.uniform(np.log(56), np.log(4097), 2)).astype(int).tolist()
-            grid = grid_of(*resize_within(height, width, RELEASED_IMAGES))
-        else:
-            width, height = [(640, 360), (1280, 720), (320, 240)][rng.integers(3)]
-            grid = video_grid(VideoInfo(int(25 * rng.uniform(2, 60)), 25.0, height, width), PAPER_VIDEOS, 14)
-        vision = min(grid.tokens, length - words - 2)
-        columns.append((words + 2 + vision, 4 * vision))
-    tokens, patches = zip(*columns)
-    return np.array(tokens), np.array(patches)
-
-
 @pytest.mark.parametrize("length", [16384, 32768])
 def test_tokens_and_patches_run_out_together(length):
     """The promise for native resolution: with as many patches in a row as the mixture has on average, at least 97 % of the
     tokens and 95 % of the patches are used; images larger than that are made smaller first."""
-    tokens, patches = native_lengths(4096, length)
-    room = -(-int(patches.sum() / tokens.sum() * length) // 512) * 512
-    over = np.maximum(patches - room, 0)
-    tokens, patches = tokens - -(-over // 4), patches - 4 * -(-over // 4)
-    stream = Mixture([GlobalShuffle(len(tokens), 0)], [1.0])
-    plan = PackingPlan(stream, [tokens], [patches], [0], length, room, 1024, seed=0)
+    plan, _ = native(length)
     used = plan.efficiency(4)
     assert used.tokens >= 0.97
     assert used.vision >= 0.95
+
+
+def test_stage_2_fills_its_rows():
+    """The promise for the lengths of the paper's second stage, 396 tokens a sample: at least 96 % of the tokens are used."""
+    plan = stage_2(images=6, within_task=False)
+    used = plan.efficiency(4).tokens
+    rows = sum(len(plan.window_rows(window)) for window in range(4))
+    assert abs(used * rows * 2048 / (4 * 1024) - 396) < 20
+    assert used >= 0.96

@@ -17,6 +17,7 @@ from data_pipelines.synthetic.world import Source, make_record
 from qwenvl_jax.config import Component
 from qwenvl_jax.processing.encoders import stage_encoder
 from qwenvl_jax.processing.images import decode_image, resize_image
+from qwenvl_jax.processing.patches import patchify
 from qwenvl_jax.processing.sample import Image, Sample
 
 GRID, IMAGES, RESOLUTION = 2, 3, 8
@@ -82,7 +83,8 @@ def test_labels_stand_beside_packed_patches(tmp_path):
             [grid] = encoded.grids
             raster = label_patches(record, grid.rows, grid.columns).reshape(grid.rows, grid.columns, len(CLASSES))
             labels = rearrange(raster, "(y m) (x n) k -> (y x m n) k", m=2, n=2)
-            known[encoder.pixels(sample, encoded).tobytes()] = labels
+            [frames] = encoder.pixels(sample, encoded)
+            known[patchify(frames, encoder.patch).tobytes()] = labels
     patches = 512
     stage = replace(recipe.stages[0], patches_per_row=patches, sequence_length=patches * len(CLASSES), steps=4)
     data = replace(recipe.data, root=str(tmp_path), tokenizer="bytes", window=16)

@@ -25,7 +25,7 @@ from qwenvl_jax.models.qwen2_vl.weights import layout, released_name
 from qwenvl_jax.models.weights import from_original
 from qwenvl_jax.processing.chat_formats import CHAT_FORMATS
 from qwenvl_jax.processing.encoders import PatchEncoder
-from qwenvl_jax.processing.patches import normalize_patches
+from qwenvl_jax.processing.patches import normalize_patches, patchify
 from qwenvl_jax.processing.qwen2_tokens import QWEN2_VL
 from qwenvl_jax.processing.tokenizer import load_tokenizer
 
@@ -84,14 +84,12 @@ def theirs_of(original, processor: Processor, prompts: list[Prompt]) -> np.ndarr
     for row, (sample, encoded) in enumerate(prompts):
         begin = width - len(encoded.tokens)
         ids[row, begin:], mask[row, begin:] = encoded.tokens, 1
-        patches, start = normalize_patches(processor.encoder.pixels(sample, encoded)), 0
-        for grid in encoded.grids:
+        for grid, frames in zip(encoded.grids, processor.encoder.pixels(sample, encoded)):
             pixels, grids = (
                 ("pixel_values", "image_grid_thw") if grid.frames == 1 else ("pixel_values_videos", "video_grid_thw")
             )
-            found[pixels].append(patches[start : start + grid.patches])
+            found[pixels].append(normalize_patches(patchify(frames)))
             found[grids].append([grid])
-            start += grid.patches
     visual = {name: torch.as_tensor(np.concatenate(arrays)) for name, arrays in found.items() if arrays}
     config = TheirGenerationConfig(max_new_tokens=NEW, do_sample=False, pad_token_id=TOKENIZER.eod_id)
     with torch.no_grad():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_video import make_video
 
-from qwenvl_jax.processing.patches import Grid
+from qwenvl_jax.processing.patches import Grid, patchify
 from qwenvl_jax.processing.video import (
     VIDEO_LIMITS,
     VideoInfo,
@@ -16,8 +16,8 @@ from qwenvl_jax.processing.video import (
     frame_indices,
     frame_size,
     probe_video,
+    video_frames,
     video_grid,
-    video_patches,
 )
 
 PAPER = VIDEO_LIMITS["paper"]
@@ -44,7 +44,7 @@ def test_a_video_becomes_patches() -> None:
     assert frame_indices(info, PAPER).tolist() == [0, 5, 10, 15]
     grid = video_grid(info, PAPER, 14)
     assert grid == Grid(2, 4, 4)
-    patches = video_patches(data, grid, PAPER, 14)
+    patches = patchify(video_frames(data, grid, PAPER, 14))
     assert patches.shape == (32, 1176)
     first, second = patches.reshape(2, 16, 3, 2, 14 * 14).mean((1, 2, 4)).round()
     np.testing.assert_allclose([*first, *second], [0, 40, 80, 120], atol=1)

@@ -14,9 +14,15 @@ from qwenvl_jax.processing.qwen2_tokens import QWEN2_VL
 from qwenvl_jax.processing.sample import Image, Sample, Text, Video, encode_sample, joined
 from qwenvl_jax.processing.tokenizer import Tokenizer, load_tokenizer
 from qwenvl_jax.processing.video import VIDEO_LIMITS
-from qwenvl_jax.processing.visual_sample import encode_visual_sample, fit_grids, measure, sample_patches, sizes_of
+from qwenvl_jax.processing.visual_sample import encode_visual_sample, fit_grids, measure, sample_frames, sizes_of
 
 PAPER, RELEASED = VIDEO_LIMITS["paper"], IMAGE_LIMITS["released"]
+
+
+def sample_patches(*arguments, patch: int = 14) -> np.ndarray:
+    """As a row holds them: those of all visuals behind each other."""
+    visuals = [patchify(frames, patch) for frames in sample_frames(*arguments, patch=patch)]
+    return np.concatenate([np.zeros((0, 6 * patch**2), np.uint8), *visuals])
 
 
 def picture(height: int, width: int, seed: int = 0) -> bytes:

@@ -1,0 +1,71 @@
+"""Blocks of shared memory: what is written arrives, nothing is overwritten while in use, nothing is left behind."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+
+from data_pipelines.shared_blocks import SharedBlocks, _opened
+
+
+def sent(blocks, array):
+    """The array as the training process gets it, in this one."""
+    return pickle.loads(pickle.dumps(blocks.hand_over(array)))
+
+
+def test_a_block_is_used_again_when_its_array_is_gone():
+    """An array keeps its values as long as it or a view of it lives; then its block is zeros again for the next."""
+    blocks = SharedBlocks()
+    first = blocks.zeros((3, 5), np.uint8)
+    first[:] = 7
+    place = first.ctypes.data
+    got = sent(blocks, first)
+    part = got[1:, 2:].reshape(2, 3)
+    del got
+    second = blocks.zeros((3, 5), np.uint8)
+    second[:] = 9
+    assert second.ctypes.data != place
+    assert (part == 7).all()
+    del part
+    third = blocks.zeros((15,), np.uint8)
+    assert third.ctypes.data == place
+    assert not third.any()
+    assert (sent(blocks, second) == 9).all()
+    blocks.close()
+
+
+def test_other_arrays_go_as_they_are():
+    """Arrays that are not of the blocks, and such without a size, are pickled by themselves."""
+    blocks = SharedBlocks()
+    empty = blocks.zeros((2, 0, 4), np.uint8)
+    assert blocks.hand_over(empty) is empty
+    plain = np.arange(3)
+    assert blocks.hand_over(plain) is plain
+
+
+def test_nothing_is_left_behind():
+    """A block has no name once it is opened, and its memory lives as long as an array over it."""
+    blocks = SharedBlocks()
+    prefix = blocks._name
+
+    def names():
+        return [file.name for file in Path("/dev/shm").glob(f"{prefix}*")]
+
+    array = blocks.zeros((4,), np.float32)
+    array[:] = 3
+    assert len(names()) == 1
+    got = sent(blocks, array)
+    assert not names()
+    blocks.close()
+    assert not [name for name in _opened if name.startswith(prefix)]
+    del blocks, array
+    assert (got == 3).all()
+
+
+def test_a_batch_of_a_worker_that_ended_is_none():
+    """Its name is gone: the loader was closed, and nobody waits for the batch."""
+    blocks = SharedBlocks()
+    handed = pickle.dumps(blocks.hand_over(blocks.zeros((4,), np.uint8)))
+    for block in blocks._blocks.values():
+        block.memory.unlink()
+    assert pickle.loads(handed) is None
