@@ -30,6 +30,9 @@ from data_pipelines.sources.captions import is_chinese
 SCORE_STEPS = 10_000
 """Scores are compared in steps of 1 / SCORE_STEPS, as the calibration counts them."""
 
+LARGEST_SCORE = 1000.0
+"""Scores are cosines, in per cent at the most."""
+
 
 class Pair(NamedTuple):
     """What rules look at: a text, the picture's size on the web in pixels, and the CLIP score, if the corpus has one."""
@@ -41,8 +44,9 @@ class Pair(NamedTuple):
 
 
 def score_step(score: float) -> int:
-    """The step in which a score lies; the sum keeps k / SCORE_STEPS in step k against rounding."""
-    return math.floor(score * SCORE_STEPS + 1e-6)
+    """The step in which a score lies; the sum keeps k / SCORE_STEPS in step k against rounding. A damaged score, however
+    large, lies in the last step: its product could be infinite."""
+    return math.floor(max(-LARGEST_SCORE, min(LARGEST_SCORE, score)) * SCORE_STEPS + 1e-6)
 
 
 def aspect(pair: Pair, thresholds: Thresholds) -> Pair | None:

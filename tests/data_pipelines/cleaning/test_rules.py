@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.cleaning.rules import HINT, PATTERNS, RULES, Pair, judge, score_step
@@ -119,6 +119,7 @@ def test_the_quick_look_misses_nothing(text):
 
 @settings(deadline=None)
 @given(TEXTS | st.text(max_size=60), st.integers(1, 5000), st.integers(1, 5000), st.none() | st.floats())
+@example("a dog on the grass", 300, 300, 1.8e304)
 def test_every_pair_is_kept_or_has_a_reason(text, width, height, score):
     """No input raises; a kept text is clean: it passes the rules on letters, emoji, tags and patterns again."""
     pair = Pair(text, width, height, score)
