@@ -19,18 +19,8 @@ from small_qwen2_vl import PRECISION
 from transformers import AutoTokenizer, GenerationConfig, Qwen2VLForConditionalGeneration
 
 import qwenvl_jax
-from qwenvl_jax.config import (
-    Component,
-    DataConfig,
-    ParameterRule,
-    PixelLimits,
-    Qwen2VLConfig,
-    Run,
-    Schedule,
-    Stage,
-    from_json,
-    to_json,
-)
+from qwenvl_jax.config import Component, DataConfig, ParameterRule, PixelLimits, Qwen2VLConfig, Run, Schedule, Stage
+from qwenvl_jax.config_json import from_json, to_json
 from qwenvl_jax.conversion.hugging_face import find_tensors, read_config, read_parameters
 from qwenvl_jax.conversion.pieces import original_shapes
 from qwenvl_jax.conversion.qwen2_config import to_original

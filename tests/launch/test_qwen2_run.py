@@ -19,17 +19,8 @@ from launch.convert import main as convert
 from launch.evaluate import evaluate_stage
 from launch.evaluate import main as evaluate
 from launch.train import with_model_of
-from qwenvl_jax.config import (
-    Component,
-    DataConfig,
-    ParameterRule,
-    PixelLimits,
-    Run,
-    Schedule,
-    Stage,
-    VideoLimits,
-    to_json,
-)
+from qwenvl_jax.config import Component, DataConfig, ParameterRule, PixelLimits, Run, Schedule, Stage, VideoLimits
+from qwenvl_jax.config_json import to_json
 from qwenvl_jax.evaluation.benchmarks import BENCHMARKS
 from qwenvl_jax.inference import chat as conversation
 from qwenvl_jax.models.parameters import build
