@@ -106,7 +106,7 @@ def resize_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     planes = np.empty((3, height, width), np.uint8)
     for plane, channel in zip(planes, "RGB"):
         plane.reshape(-1)[:] = np.frombuffer(image.tobytes("raw", channel), np.uint8)
-    return rearrange(planes, "c Y X -> Y X c")
+    return planes.transpose(1, 2, 0)
 
 
 def patchify(frames: np.ndarray, patch: int = PATCH, out: np.ndarray | None = None) -> np.ndarray:
