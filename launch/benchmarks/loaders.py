@@ -68,14 +68,14 @@ class LoadersOptions:
     """Sizes of the measurement."""
 
     records: int = 8192
-    pictures: int = 512
+    pictures: int = 256
     """Different ones among them."""
     workers: int = len(os.sched_getaffinity(0))
     repeats: int = 3
-    seconds: float = 6.0
+    seconds: float = 4.0
     """Of each measurement."""
-    memory_shards: int = 2_000
-    """Of 100 tiny records each, read by a worker whose memory is watched."""
+    memory_shards: int = 500
+    """Of 100 tiny records each, read by a worker whose memory is watched; 10,000 are a million records."""
     others_keep_memory: bool = False
     """Whether the others too have PIL keep its memory, which ours does by itself; a user of theirs would not know of it."""
     data: Path | None = None
