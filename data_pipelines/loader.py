@@ -26,6 +26,7 @@ from data_pipelines.tasks import tasks_of
 from qwenvl_jax.batch import Batch, OwnRows, joined_fingerprint
 from qwenvl_jax.config import Run, Stage
 from qwenvl_jax.processing.encoders import stage_encoder
+from qwenvl_jax.processing.images import keep_memory
 
 PIPED_BYTES = 1 << 20
 """Arrays of worker processes that are smaller go through a pipe: seven of 24 KB took 1.7 ms in new shared memory."""
@@ -63,6 +64,11 @@ class BatchInfo(NamedTuple):
     problems: tuple[Problem, ...]
     records: tuple[tuple[int, int], ...]
     windows: tuple[StreamWindow, ...]
+
+
+def _start_worker(number: int, workers: int) -> None:
+    """First in every worker process."""
+    keep_memory()
 
 
 class StepBatches:
@@ -145,7 +151,9 @@ class StageLoader:
             flags.FLAGS.mark_as_parsed()
             options = grain.experimental.DatasetOptions(min_shm_size=PIPED_BYTES)
             dataset = grain.experimental.WithOptionsIterDataset(dataset, options)
-            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers, READ_AHEAD))
+            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers, READ_AHEAD), _start_worker)
+        else:
+            keep_memory()
         self._iterator = iter(dataset)
 
     def __iter__(self) -> Iterator[tuple[Batch, BatchInfo]]:

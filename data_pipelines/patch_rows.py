@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_pipelines.components import Samples, shard_cache, shards_of
-from data_pipelines.lengths import measure
+from data_pipelines.lengths import measure, record_sizes
 from data_pipelines.packing import Item
 from data_pipelines.reading import read_record
 from data_pipelines.records import Record
@@ -112,7 +112,7 @@ class PatchRowMaker:
         shown = picture(record)
         if shown is None:
             raise ValueError("the record has not one picture")
-        encoded = self.encoder.encode(shown)
+        encoded = self.encoder.encode(shown, record_sizes(record))
         if encoded.vision != samples.vision[sample]:
             raise ValueError("the record is not the one that was measured")
         return LabelledPicture(encoded, self.encoder.pixels(shown, encoded), self._labels(record, encoded), number)

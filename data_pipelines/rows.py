@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from data_pipelines.components import Samples
+from data_pipelines.lengths import record_sizes
 from data_pipelines.packing import Item
 from data_pipelines.reading import HungRead, read_ahead, read_record
 from data_pipelines.sources.source import LostShard, Problem, RecordError
@@ -99,7 +100,7 @@ class RowMaker:
         made = self.tasks[samples.component.task](record)
         if made is None:
             raise ValueError("the task does not apply")
-        encoded = self.encoder.encode(made)
+        encoded = self.encoder.encode(made, record_sizes(record))
         planned = int(samples.tokens[sample])
         if len(encoded.tokens) < planned or encoded.vision != samples.vision[sample]:
             raise ValueError("the record is not the one that was measured")

@@ -98,10 +98,15 @@ def grid_of(height: int, width: int, frames: int = 1, patch: int = PATCH) -> Gri
 
 
 def resize_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    """[Y, X, 3] uint8 -> [height, width, 3] uint8 by PIL's bicubic."""
+    """[Y, X, 3] uint8 -> [height, width, 3] uint8 by PIL's bicubic; in memory (3, Y, X), which `patchify` wants."""
     if frame.shape[:2] == (height, width):
         return frame
-    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
+    image = Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)
+    # PIL takes the channels apart at no cost; NumPy needs 0.2 ms for 504 x 504 pixels.
+    planes = np.empty((3, height, width), np.uint8)
+    for plane, channel in zip(planes, "RGB"):
+        plane.reshape(-1)[:] = np.frombuffer(image.tobytes("raw", channel), np.uint8)
+    return planes.transpose(1, 2, 0)
 
 
 def patchify(frames: np.ndarray, patch: int = PATCH, out: np.ndarray | None = None) -> np.ndarray:

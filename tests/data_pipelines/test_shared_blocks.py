@@ -3,6 +3,7 @@
 import pickle
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from data_pipelines.shared_blocks import SharedBlocks, _opened
@@ -31,6 +32,18 @@ def test_a_block_is_used_again_when_its_array_is_gone():
     assert third.ctypes.data == place
     assert not third.any()
     assert (sent(blocks, second) == 9).all()
+    blocks.close()
+
+
+def test_what_is_on_a_device_keeps_its_block():
+    """JAX may use host memory as it is: as long as its array lives, the block is in use."""
+    blocks = SharedBlocks()
+    array = blocks.zeros((64, 64), np.uint8)
+    array[:] = 7
+    on_device = jax.device_put(sent(blocks, array))
+    for _ in range(2):
+        blocks.zeros((64, 64), np.uint8)[:] = 9
+    assert (np.asarray(on_device) == 7).all()
     blocks.close()
 
 

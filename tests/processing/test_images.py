@@ -12,7 +12,15 @@ import simplejpeg
 from matplotlib import get_data_path
 from PIL import Image
 
-from qwenvl_jax.processing.images import MAX_PIXELS, decode_image, image_size, normalize, resize_image
+from qwenvl_jax.processing.images import (
+    KEPT_BLOCKS,
+    MAX_PIXELS,
+    decode_image,
+    image_size,
+    keep_memory,
+    normalize,
+    resize_image,
+)
 
 
 def photograph(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
@@ -165,3 +173,18 @@ def test_normalize_on_jax_arrays() -> None:
     result = normalize(jnp.asarray(images))
     assert result.dtype == jnp.float32
     np.testing.assert_allclose(result, normalize(images), rtol=1e-6, atol=1e-6)
+
+
+def test_memory_is_kept() -> None:
+    """PIL takes the memory of the next pictures from those before; with the same bits."""
+    image = np.random.default_rng(0).integers(0, 256, (300, 200, 3), np.uint8)
+    expected = resize_image(image, 224)
+    try:
+        keep_memory()
+        resize_image(image, 224)
+        new = Image.core.get_stats()["allocated_blocks"]
+        np.testing.assert_array_equal(resize_image(image, 224), expected)
+        assert Image.core.get_stats()["allocated_blocks"] == new
+        assert Image.core.get_blocks_max() == KEPT_BLOCKS
+    finally:
+        Image.core.set_blocks_max(0)
