@@ -14,37 +14,38 @@ from qwenvl_jax.processing.tokenizer import EMBEDDED
 
 
 @dataclass(frozen=True)
-class SyntheticOptions:
-    """Makes the world of `tiny`; what is there already is kept."""
+class WorldOptions:
+    """What any world is made with."""
 
-    folder: Path = Path("data/tiny")
-    """Gets the sources and their held-out counterparts."""
     seed: int = 0
     scenes: int = 30_000
-    documents: int = 16_000
-    chats: int = 12_000
     texts: int = 20_000
     workers: int = 2
     """Processes; the world is the same for every number."""
 
 
 @dataclass(frozen=True)
-class NativeOptions:
+class SyntheticOptions(WorldOptions):
+    """Makes the world of `tiny`; what is there already is kept."""
+
+    folder: Path = Path("data/tiny")
+    """Gets the sources and their held-out counterparts."""
+    documents: int = 16_000
+    chats: int = 12_000
+
+
+@dataclass(frozen=True)
+class NativeOptions(WorldOptions):
     """Makes the native world of `tiny-qwen2`; what is there already is kept."""
 
     folder: Path = Path("data/tiny-qwen2")
     """Gets the sources and their held-out counterparts."""
-    seed: int = 0
-    scenes: int = 30_000
     small_print: int = 20_000
     videos: int = 16_000
     episodes: int = 8_000
-    texts: int = 20_000
-    workers: int = 2
-    """Processes; the world is the same for every number."""
 
 
-WORLDS: dict[str, tuple[type, Callable[..., None]]] = {
+WORLDS: dict[str, tuple[type[WorldOptions], Callable[..., None]]] = {
     "synthetic": (SyntheticOptions, make_world),
     "native": (NativeOptions, make_native_world),
 }
@@ -63,7 +64,7 @@ def main(arguments: list[str]) -> None:
         raise ValueError(f"qwenvl data make knows {', '.join((*WORLDS, 'vocabulary'))}")
 
 
-def make(kind: type, make_it: Callable[..., None], arguments: list[str]) -> None:
+def make(kind: type[WorldOptions], make_it: Callable[..., None], arguments: list[str]) -> None:
     """Raises ValueError where the folder holds another world."""
     options: Any = tyro.cli(kind, args=arguments, prog="qwenvl data make WORLD")
     with Progress() as progress:

@@ -58,6 +58,9 @@ class BatchInfo(Counts, Records, Protocol):
 
 Batches = Generator[tuple[Batch, BatchInfo], None, None]
 
+NO_STEP_YET: Mapping[str, Any] = {"windows": [], "unlogged": [], "skipped_in_a_row": 0}
+"""What a checkpoint tells about the loop beside its state, before the first one."""
+
 
 def initial_state(
     run: Run, stage: Stage, architecture: Architecture, parameters: Parameters, mesh: Mesh
@@ -120,11 +123,9 @@ def train_stage(
     with closing(Checkpoints(workdir / "checkpoints" / stage.name, run.checkpoint.keep)) as checkpoints:
         shapes, table = abstract_state(run, stage, architecture, mesh)
         check_memory(shapes, stage, memory_limit(mesh.local_devices[0]))
-        if found := checkpoints.resume(shapes):
-            start, state, position = found
-        else:
-            start, position = 0, {"windows": [], "unlogged": [], "skipped_in_a_row": 0}
-            state, _ = initial_state(run, stage, architecture, starting_point(), mesh)
+        start, state, position = checkpoints.resume(shapes) or (
+            0, initial_state(run, stage, architecture, starting_point(), mesh)[0], NO_STEP_YET
+        )  # fmt: skip
         if start >= stage.steps:
             return {**state.trained, **state.frozen}
         accounting, expected = Accounting(run, stage, table), abstract_batch(run, stage, mesh)
@@ -164,17 +165,17 @@ def train_stage(
                 saves = stopped or step == stage.steps or step % run.checkpoint.every == 0
                 if logs or saves:
                     with watchdog.waits_for(f"step {step} on the devices"):
-                        fingerprints, windows = zip(*gather((info.fingerprint, info.windows)))
-                        fingerprint = joined_fingerprint(fingerprints)
+                        fingerprint, windows = of_all_processes(info)
                         figures, unlogged = meter.figures(accounting.tasks), meter.unlogged()
                         skipped.settle()
                 if logs:
                     recorder.write(step, accounting.complete(step, figures), fingerprint)
                     meter.reset()
                 if saves:
-                    position = {"stage": stage.name, "fingerprint": fingerprint}
-                    position["windows"] = sorted({tuple(known) for part in windows for known in part})
-                    position |= {"unlogged": [] if logs else unlogged, "skipped_in_a_row": skipped.in_a_row}
+                    position = {
+                        "stage": stage.name, "fingerprint": fingerprint, "windows": windows,
+                        "unlogged": [] if logs else unlogged, "skipped_in_a_row": skipped.in_a_row,
+                    }  # fmt: skip
                     with watchdog.waits_for(f"the disk to take checkpoint {step}", FIRST):
                         checkpoints.save(step, state, position)
                 checkpoints.poll()
@@ -183,6 +184,12 @@ def train_stage(
                     raise Stopped(stop.number)
             checkpoints.finish()
     return {**state.trained, **state.frozen}
+
+
+def of_all_processes(info: BatchInfo) -> tuple[str, list[tuple[int, ...]]]:
+    """The fingerprint of a global batch, and where its rows lie in their plans."""
+    fingerprints, windows = zip(*gather((info.fingerprint, info.windows)))
+    return joined_fingerprint(fingerprints), sorted({tuple(known) for part in windows for known in part})
 
 
 def counted_rows(rows: int, mesh: Mesh) -> list[int]:
