@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from small_data import make_picture
+from small_files import write_corpus
 
+from data_pipelines.cleaning.job import clean
 from data_pipelines.synthetic import world
 from launch.train import train
 from qwenvl_jax import folder_lock
@@ -50,12 +53,17 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
 
 
 def test_data_and_runs_have_one_writer(tmp_path: Path) -> None:
-    """Making data and training ask for the lock before they write anything."""
+    """Making data, cleaning and training ask for the lock before they write anything."""
     with writer(tmp_path), pytest.raises(ValueError, match="is being written by"):
         world.make_world(tmp_path, scenes=1, documents=1, chats=1, texts=1, workers=1)
     with writer(tmp_path), pytest.raises(ValueError, match="is being written by"):
         train(["tiny", "--workdir", str(tmp_path)])
     assert [path.name for path in tmp_path.iterdir()] == [folder_lock.LOCK]
+    write_corpus(tmp_path / "raw", [{"caption": "a dog", "picture": make_picture(0).data, "width": 20, "height": 16}])
+    cleaning = tmp_path / ".clean.cleaning"
+    with writer(cleaning), pytest.raises(ValueError, match="is being written by"):
+        clean(tmp_path / "raw", tmp_path / "clean", "web")
+    assert [path.name for path in cleaning.iterdir()] == [folder_lock.LOCK]
 
 
 def test_without_locks_it_says_so(

@@ -24,7 +24,7 @@ from data_pipelines.cleaning.job import (
     Engine,
     Job,
     decide,
-    prepare,
+    opened,
     remove_work,
     run,
     run_here,
@@ -173,14 +173,14 @@ def clean_addresses(source: Path, destination: Path, corpus: str, engine: Engine
       ValueError: as `data_pipelines.cleaning.job.clean`, or a file is no readable Parquet of addresses.
     """
     files = tuple(sorted(entry.relative_to(source).as_posix() for entry in source.rglob("*.parquet")))
-    job = prepare(source, destination, thresholds_of(corpus), files)
-    job, shorter = decide(job, engine, survey_addresses)
-    run(job, engine, "select pairs", "kept", partial(select_addresses, job, shorter), len(files))
-    selected = [json.loads(job.result("kept", n, ".json").read_text()) for n in range(len(files))]
-    counts = merge(found["counts"] for found in selected)
-    kept = sum(found["kept"] for found in selected)
-    funnel = make_funnel(corpus, counts, kept, job.thresholds.clip_cut, job.thresholds.keep_rate)
-    write_reports(job, funnel, [])
-    remove_work(job)
-    job.partial.rename(destination)
+    with opened(source, destination, thresholds_of(corpus), files) as job:
+        job, shorter = decide(job, engine, survey_addresses)
+        run(job, engine, "select pairs", "kept", partial(select_addresses, job, shorter), len(files))
+        selected = [json.loads(job.result("kept", n, ".json").read_text()) for n in range(len(files))]
+        counts = merge(found["counts"] for found in selected)
+        kept = sum(found["kept"] for found in selected)
+        funnel = make_funnel(corpus, counts, kept, job.thresholds.clip_cut, job.thresholds.keep_rate)
+        write_reports(job, funnel, [])
+        remove_work(job)
+        job.partial.rename(destination)
     return funnel

@@ -15,6 +15,7 @@ import os
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import accumulate
@@ -46,6 +47,7 @@ from data_pipelines.sources.array_record import (
 )
 from data_pipelines.sources.index import MappedIndex, read_pictures, write_index
 from data_pipelines.sources.webdataset import WebDataset
+from qwenvl_jax.folder_lock import only_writer
 
 Numbers = TypeVar("Numbers", Thresholds, PageThresholds)
 
@@ -216,7 +218,7 @@ def clean(
 
     Raises:
       FileExistsError: the destination exists.
-      ValueError: an unknown corpus, no tars, another unfinished cleaning in the destination's place, or nothing kept.
+      ValueError: an unknown corpus, no tars, another cleaning in the destination's place, stopped or not, or nothing kept.
     """
     tars = tuple(sorted(entry.relative_to(source).as_posix() for entry in source.rglob("*.tar")))
     if not tars:
@@ -225,16 +227,16 @@ def clean(
     if near_duplicate_bits is not None:
         tables(near_duplicate_bits)
         thresholds = replace(thresholds, near_duplicate_bits=near_duplicate_bits)
-    job = prepare(source, destination, thresholds, tars)
-    job, shorter = decide(job, engine, survey_tar)
-    run(job, engine, "select pairs", "kept", partial(select_tar, job, shorter), len(tars))
-    counts, ends = selected(job)
-    if (bits := thresholds.near_duplicate_bits) is not None:
-        kept = ends[-1]
-        ends = leave_out_alike(job, bits, engine, ends)
-        counts[NEAR_DUPLICATE] = kept - ends[-1]
-    funnel = make_funnel(corpus, counts, ends[-1], job.thresholds.clip_cut, job.thresholds.keep_rate)
-    write_kept(job, destination, funnel, engine, Job.file, ends, per_shard)
+    with opened(source, destination, thresholds, tars) as job:
+        job, shorter = decide(job, engine, survey_tar)
+        run(job, engine, "select pairs", "kept", partial(select_tar, job, shorter), len(tars))
+        counts, ends = selected(job)
+        if (bits := thresholds.near_duplicate_bits) is not None:
+            kept = ends[-1]
+            ends = leave_out_alike(job, bits, engine, ends)
+            counts[NEAR_DUPLICATE] = kept - ends[-1]
+        funnel = make_funnel(corpus, counts, ends[-1], job.thresholds.clip_cut, job.thresholds.keep_rate)
+        write_kept(job, destination, funnel, engine, Job.file, ends, per_shard)
     return funnel
 
 
@@ -267,8 +269,9 @@ def write_kept(
     finish_folder(job.partial, destination, [WrittenShard(**shard) for shard in written])
 
 
-def prepare(source: Path, destination: Path, thresholds: Numbers, files: tuple[str, ...]) -> Job[Numbers]:
-    """Makes the folder, or finds the one of the same cleaning that was stopped.
+@contextmanager
+def opened(source: Path, destination: Path, thresholds: Numbers, files: tuple[str, ...]) -> Iterator[Job[Numbers]]:
+    """Makes the folder, or finds the one of the same cleaning that was stopped; no other cleaning writes there meanwhile.
 
     Raises:
       FileExistsError, ValueError: as `clean`.
@@ -282,9 +285,10 @@ def prepare(source: Path, destination: Path, thresholds: Numbers, files: tuple[s
     file = job.partial / WORK / "settings.json"
     if file.is_file() and file.read_text() != settings:
         raise ValueError(f"{job.partial} holds an unfinished cleaning with other settings or files: remove it first")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(settings)
-    return job
+    with only_writer(job.partial):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(settings)
+        yield job
 
 
 def decide(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from data_pipelines.cleaning.funnel import PAGES, Funnel, make_funnel
-from data_pipelines.cleaning.job import Engine, Job, prepare, run, run_here, selected, write_json, write_kept
+from data_pipelines.cleaning.job import Engine, Job, opened, run, run_here, selected, write_json, write_kept
 from data_pipelines.cleaning.pages import PDF, UNREADABLE_PAGE, PageThresholds
 from data_pipelines.cleaning.pdf_process import read_pdf, require_pdfium
 from data_pipelines.records import Record, StoredImage, TextLine
@@ -82,15 +82,16 @@ def clean_pdfs(
 
     Raises:
       FileExistsError: the destination exists.
-      ValueError: pypdfium2 is missing, no PDFs, another unfinished cleaning in the destination's place, or nothing kept.
+      ValueError: pypdfium2 is missing, no PDFs, another cleaning in the destination's place, stopped or not, or nothing
+        kept.
     """
     require_pdfium()
     files = _pdfs(source)
     if not files:
         raise ValueError(f"{source} holds no .pdf")
-    job = prepare(source, destination, PDF, files)
-    run(job, engine, "read pages", "kept", partial(select_pages, job), len(files))
-    counts, ends = selected(job)
-    funnel = make_funnel(CORPUS, counts, ends[-1], unit=PAGES)
-    write_kept(job, destination, funnel, engine, pictures_of, ends, per_shard)
+    with opened(source, destination, PDF, files) as job:
+        run(job, engine, "read pages", "kept", partial(select_pages, job), len(files))
+        counts, ends = selected(job)
+        funnel = make_funnel(CORPUS, counts, ends[-1], unit=PAGES)
+        write_kept(job, destination, funnel, engine, pictures_of, ends, per_shard)
     return funnel

@@ -14,6 +14,7 @@ from data_pipelines.cleaning.funnel import DAMAGED, NOT_FETCHED, SHORTER, UNREAD
 from data_pipelines.cleaning.job import clean, run_here
 from data_pipelines.cleaning.thresholds import ASPECT, CLIP, EMOJI, HTML, LENGTH, LETTERS, SMALL, TAGS
 from data_pipelines.sources.array_record import ArrayRecordSource
+from qwenvl_jax.folder_lock import LOCK
 
 ROOT = Path(__file__).parents[3]
 BEAM_PYTHON = ROOT / ".venv-clean" / "bin" / "python"
@@ -53,7 +54,7 @@ def source(tmp_path):
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != LOCK}
 
 
 def test_golden_funnel(source, tmp_path):
