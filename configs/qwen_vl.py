@@ -96,7 +96,9 @@ def parameter_tables(
 
 def qwen_vl() -> Run:
     """Rows hold as many samples as the paper's global batches on average: 7 captions of about 285 tokens in stage 1,
-    5 samples of about 396 tokens in stage 2 (global batches of 30,720, 4,096 and 128 samples)."""
+    5 samples of about 396 tokens in stage 2 (global batches of 30,720, 4,096 and 128 samples). A seventh picture in a row of
+    stage 2 costs 7.6 % more FLOPs and lets rows hold 6.4 % more samples (0.970 of the tokens instead of 0.912, and the
+    paper's batch in as many rows)."""
     tables = parameter_tables(MODEL.vision.layers, 0.95, WEIGHT_DECAY)
     return Run(
         name="qwen-vl",
@@ -109,7 +111,7 @@ def qwen_vl() -> Run:
             ),
             Stage(
                 name="multitask", steps=19_000, mixture=MULTITASK_MIXTURE, rows=832, sequence_length=2048,
-                images_per_row=6, resolution=448, accumulation=1,
+                images_per_row=7, resolution=448, accumulation=1,
                 schedule=Schedule(peak=5e-5, end=1e-5, warmup=400), parameters=tables["multitask"],
             ),
             Stage(
