@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PLANS, TABLE = Path("runs/plans"), Path("docs/fit.md")
+FOUR_ROWS = ("--multitask.rows", "4")
+CONTEXT = ("--mesh.fsdp", "1", "--mesh.context", "4")
 IMAGES = ("--multitask.rows", "128", "--multitask.images-per-row", "4")
 
 
@@ -46,6 +48,16 @@ CASES = (
     Case("qwen-vl", "pretrain", "v5p:4x4x4", ("--pretrain.accumulation", "10")),
     Case("qwen-vl", "multitask", "v5p:4x4x4"),
     Case("qwen-vl", "sft", "v5p:2x4x4"),
+    Case("qwen2-vl-2b", "pretrain", "v5p:4x4x4", ("--pretrain.accumulation", "4")),
+    Case("qwen2-vl-2b", "multitask", "v5p:4x4x4", ("--multitask.accumulation", "4")),
+    Case("qwen2-vl-2b", "sft", "v5p:4x4x4"),
+    Case("qwen2-vl-2b", "multitask", "v6e:16x16"),
+    Case("qwen2-vl-7b", "pretrain", "v5p:4x4x4", ("--pretrain.accumulation", "4")),
+    Case("qwen2-vl-7b", "multitask", "v5p:4x4x4", ("--multitask.accumulation", "4")),
+    Case("qwen2-vl-7b", "sft", "v5p:4x4x4"),
+    Case("qwen2-vl-72b", "multitask", "v5p:8x8x8"),
+    Case("qwen2-vl-2b", "multitask", "v5p:2x2x1", (*FOUR_ROWS, "--mesh.fsdp", "4", "--multitask.accumulation", "1")),
+    Case("qwen2-vl-2b", "multitask", "v5p:2x2x1", (*FOUR_ROWS, *CONTEXT, "--multitask.accumulation", "4")),
 )
 
 HEADING = """# What fits where, and how fast

@@ -6,10 +6,12 @@ Stage `language` of a small `tiny` is trained once without faults. Then runs are
 time they are started: a run is started by the same command until it ends well, and must then have the batches, the losses,
 the skipped updates and the parameters of the first one, bit by bit. Where the number of devices or processes changes, the
 batches are the same and the losses are equal but for rounding. Two batches are poisoned in all runs, so that their updates
-are skipped. The table is printed, and written beside the runs after each of them (`drill.md`, `drill.json`).
+are skipped. The table is printed, and written beside the runs after each of them (`drill.md`, `drill.json`). The same
+command goes on with a drill that was stopped.
 """
 
 import argparse
+import shutil
 import signal
 import sys
 import time
@@ -22,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from launch.drills.jobs import FILE_LIMIT, STEPS, Job, lines, start
-from launch.drills.verdict import Tally, differences, write_table
+from launch.drills.verdict import Tally, differences, done_before, write_table
 from qwenvl_jax.parallel.processes import RESTART
 
 IN_A_RUN = 6
@@ -186,22 +188,30 @@ def first_step(job: Job, began: float, trained: int, tally: Tally) -> None:
 
 
 def drill(folder: Path, kinds: list[str], seed: int) -> dict[str, Tally]:
-    """Trains the run without faults, then runs with these kinds of faults in turn; writes the table after each.
+    """Trains the run without faults, then runs with these kinds of faults in turn; writes the table after each. A drill that
+    was stopped goes on behind its last run that has ended.
 
     Raises:
       RuntimeError: the run without faults does not end well.
+      ValueError: the folder holds a drill of other faults.
     """
     from data_pipelines.synthetic.world import make_world
 
-    data, reference, tallies = folder / "data", folder / "reference", {kind: Tally() for kind in FAULTS}
+    plan = {"seed": seed, "steps": STEPS, "kinds": kinds}
+    done, known = done_before(folder, plan)
+    tallies = {kind: Tally() for kind in FAULTS} | known
+    data, reference = folder / "data", folder / "reference"
     make_world(data, scenes=4, documents=4, chats=4, texts=3000, held_out=(2, 2, 2), workers=1)
     codes = start(data, reference, np.random.default_rng(seed)).codes()
     if codes != [0]:
         raise RuntimeError(f"the run without faults ended with {codes}; see {reference.with_suffix('.log')}")
-    for number, first in enumerate(range(0, len(kinds), IN_A_RUN)):
-        rng = np.random.default_rng((seed, number))  # so that one run can be looked at again
-        one_run(data, folder / f"{number:03d}", reference, kinds[first : first + IN_A_RUN], rng, tallies)
-        write_table(folder, tallies, {"seed": seed, "faults": first + IN_A_RUN, "steps": STEPS})
+    runs = [kinds[first : first + IN_A_RUN] for first in range(0, len(kinds), IN_A_RUN)]
+    for number, faults in enumerate(runs[done:], done):
+        rng, run = np.random.default_rng((seed, number)), folder / f"{number:03d}"  # so that one can be looked at again
+        shutil.rmtree(run, ignore_errors=True)  # of a drill that was stopped
+        run.with_suffix(".log").unlink(missing_ok=True)
+        one_run(data, run, reference, faults, rng, tallies)
+        write_table(folder, tallies, plan, number + 1)
     return tallies
 
 

@@ -55,12 +55,33 @@ def _parameters(folder: Path) -> dict[str, np.ndarray]:
     return {path: np.asarray(array) for path, array in load_parameters(folder, STAGE, STEPS).items()}
 
 
-def write_table(folder: Path, tallies: Mapping[str, Tally], facts: Mapping[str, Any]) -> str:
-    """Writes `drill.json` and `drill.md`, and returns the latter: one line for each kind of fault that was tried."""
+def done_before(folder: Path, plan: Mapping[str, Any]) -> tuple[int, dict[str, Tally]]:
+    """Runs of the drill that have ended in an earlier process, and what happened in them.
+
+    Raises:
+      ValueError: the folder holds a drill with another plan.
+    """
+    file = folder / "drill.json"
+    if not file.is_file():
+        return 0, {}
+    content = json.loads(file.read_text())
+    if {key: content.get(key) for key in plan} != plan:
+        raise ValueError(f"{folder} holds a drill of other faults: remove it, or choose another --folder")
+    return content["runs"], {kind: Tally(**tally) for kind, tally in content["faults"].items()}
+
+
+def write_table(folder: Path, tallies: Mapping[str, Tally], plan: Mapping[str, Any], runs: int) -> str:
+    """Writes `drill.json` and `drill.md`, and returns the latter: one line for each kind of fault that was tried.
+
+    Args:
+      plan: what the drill is, by which it is known again.
+      runs: that have ended.
+    """
     tried = {kind: tally for kind, tally in tallies.items() if tally.tried}
-    (folder / "drill.json").write_text(
-        json.dumps({**facts, "faults": {kind: asdict(tally) for kind, tally in tried.items()}}, indent=1) + "\n"
-    )
+    content = {**plan, "runs": runs, "faults": {kind: asdict(tally) for kind, tally in tried.items()}}
+    written = folder / ".drill.json"
+    written.write_text(json.dumps(content, indent=1) + "\n")
+    written.replace(folder / "drill.json")
     rows = [
         "| fault | tried | survived | steps computed again, at most | seconds to a new step: median | longest |",
         "|---|---|---|---|---|---|",

@@ -25,6 +25,17 @@ def test_a_short_drill_is_survived(tmp_path, monkeypatch) -> None:
     assert "for batch" in (tmp_path / "000" / "stacks" / "process-0.txt").read_text()
 
 
+def test_a_stopped_drill_goes_on(tmp_path) -> None:
+    """What its runs have found is known again, and a drill of other faults is refused."""
+    plan = {"seed": 1, "steps": 90, "kinds": ["SIGTERM", "loader hangs"]}
+    assert verdict.done_before(tmp_path, plan) == (0, {})
+    tallies = {"SIGTERM": verdict.Tally(2, 1, 3, [4.5]), "loader hangs": verdict.Tally()}
+    verdict.write_table(tmp_path, tallies, plan, runs=2)
+    assert verdict.done_before(tmp_path, plan) == (2, {"SIGTERM": tallies["SIGTERM"]})
+    with pytest.raises(ValueError, match="a drill of other faults"):
+        verdict.done_before(tmp_path, {**plan, "seed": 2})
+
+
 def test_a_difference_is_found(tmp_path) -> None:
     """The judge is no yes-man: a step that is missing or stands twice, another batch, another loss and another skipped
     update are each named."""
