@@ -7,7 +7,7 @@ and the three stages behind are the paper's, but that the ViT sees screens befor
 It has not been trained to its end: steps are such that all stages together have 1.25 times the FLOPs of `tiny`.
 """
 
-from configs.tiny import MUON, PATCH_CLASSES, frozen, trained
+from configs.tiny import MUON, frozen, trained
 from qwenvl_jax.config import (
     CheckpointConfig,
     Component,
@@ -65,6 +65,8 @@ SFT_MIXTURE = (
 IMAGES = PixelLimits(4 * 784, 256 * 784)
 """Every picture of the world at its own size."""
 VIDEOS = VideoLimits(2.0, 4, 8, PixelLimits(4 * 784, 64 * 784), 8 * 64 * 784, round_down=False)
+PATCH_CLASSES = (42, 6, *[10] * 8)
+"""Classes of the labels of `data_pipelines.synthetic.patches`: what a patch shows, its colour, its box's edges twice."""
 LABELLED_PATCHES = 1152
 """Of a row of stage `vision`: some 12 pictures."""
 
@@ -89,24 +91,24 @@ def tiny_qwen2() -> Run:
                 parameters=VISION + frozen("merger", "language"), patch_classes=PATCH_CLASSES, pack_within_task=False,
             ),
             Stage(
-                name="language", steps=700, mixture=(Component("text", "texts", 1),), rows=3, sequence_length=512,
+                name="language", steps=1200, mixture=(Component("text", "texts", 1),), rows=3, sequence_length=512,
                 schedule=Schedule(peak=1e-3, end=1e-4, warmup=50),
                 parameters=frozen("vision", "merger") + LANGUAGE, pack_within_task=False,
             ),
             Stage(
-                name="pretrain", steps=500, mixture=PRETRAIN_MIXTURE, rows=2, sequence_length=256, patches_per_row=384,
+                name="pretrain", steps=400, mixture=PRETRAIN_MIXTURE, rows=2, sequence_length=256, patches_per_row=384,
                 image_limits=IMAGES, video_limits=VIDEOS, schedule=Schedule(peak=1e-3, end=1e-4, warmup=50),
                 parameters=SLOW_VISION + MERGER + frozen("language"), pack_within_task=False,
             ),
             Stage(
-                name="multitask", steps=2900, mixture=MULTITASK_MIXTURE, rows=2, sequence_length=384,
+                name="multitask", steps=2500, mixture=MULTITASK_MIXTURE, rows=2, sequence_length=384,
                 patches_per_row=512, image_limits=IMAGES, video_limits=VIDEOS,
-                schedule=Schedule(peak=8e-4, end=3e-5, warmup=100),
+                schedule=Schedule(peak=4e-4, end=2e-5, warmup=100),
                 parameters=SLOW_VISION + MERGER + LANGUAGE, pack_within_task=False,
             ),
             Stage(
-                name="sft", steps=1900, mixture=SFT_MIXTURE, rows=2, sequence_length=384, patches_per_row=448,
-                image_limits=IMAGES, video_limits=VIDEOS, schedule=Schedule(peak=4e-4, end=2e-5, warmup=50),
+                name="sft", steps=1500, mixture=SFT_MIXTURE, rows=2, sequence_length=384, patches_per_row=448,
+                image_limits=IMAGES, video_limits=VIDEOS, schedule=Schedule(peak=2e-4, end=2e-5, warmup=50),
                 parameters=frozen("vision", "merger") + LANGUAGE, pack_within_task=False,
             ),
         ),

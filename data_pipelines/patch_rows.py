@@ -17,7 +17,7 @@ from data_pipelines.reading import read_record
 from data_pipelines.records import Record
 from data_pipelines.rows import RowInfo, write_row
 from data_pipelines.sources.opening import open_source
-from data_pipelines.synthetic.patches import CLASSES, UNLABELLED, WEIGHTS, label_patches
+from data_pipelines.synthetic.patches import CLASSES, RELATIVE_CLASSES, UNLABELLED, WEIGHTS, label_patches
 from data_pipelines.tasks import Task
 from qwenvl_jax.batch import Batch, Zeros, row_of
 from qwenvl_jax.config import DataConfig, Stage
@@ -46,9 +46,10 @@ def open_pictures(stage: Stage, data: DataConfig, encoder: Encoder, grid: int) -
     Raises:
       ValueError: a component of another task, or a stage whose classes or row length are not those of the labels.
     """
-    labels = max(1, grid**2) * len(CLASSES)
-    if stage.patch_classes != CLASSES:
-        raise ValueError(f"stage {stage.name}: patch_classes must be {CLASSES}, the labels of the synthetic world")
+    classes = CLASSES if grid else RELATIVE_CLASSES
+    labels = max(1, grid**2) * len(classes)
+    if stage.patch_classes != classes:
+        raise ValueError(f"stage {stage.name}: patch_classes must be {classes}, the labels of the synthetic world")
     if stage.sequence_length != stage.vision_per_row * labels:
         room = "images_per_row" if grid else "patches_per_row"
         raise ValueError(f"stage {stage.name}: sequence_length must be {room} x {labels}, one position for each label")
@@ -70,7 +71,7 @@ def open_pictures(stage: Stage, data: DataConfig, encoder: Encoder, grid: int) -
 
 
 class LabelledPicture(NamedTuple):
-    """A picture as the encoder gives it, its labels [P * K], and the number of its record."""
+    """A picture as the encoder gives it, its labels [P, K], and the number of its record."""
 
     encoded: Any
     pixels: Any
@@ -99,11 +100,11 @@ class PatchRowMaker:
 
     def _place(self, row: Batch, loaded: LabelledPicture, start: int, vision: int) -> tuple[int, int]:
         self.encoder.place_pixels(row, vision, loaded.encoded, loaded.pixels)
-        place = slice(start, start + len(loaded.labels))
-        weights = np.tile(np.array(WEIGHTS, np.float32), len(loaded.labels) // len(WEIGHTS))
-        row.targets[place] = np.maximum(loaded.labels, 0)
-        row.loss_weights[place] = weights * (loaded.labels != UNLABELLED)
-        return len(loaded.labels), loaded.encoded.vision
+        place = slice(start, start + loaded.labels.size)
+        weights = np.array(WEIGHTS[: loaded.labels.shape[1]], np.float32)
+        row.targets[place] = np.maximum(loaded.labels, 0).ravel()
+        row.loss_weights[place] = (weights * (loaded.labels != UNLABELLED)).ravel()
+        return loaded.labels.size, loaded.encoded.vision
 
     def _load(self, samples: Samples, sample: int) -> LabelledPicture:
         """Raises ValueError where the record or its picture cannot be read."""
@@ -118,9 +119,13 @@ class PatchRowMaker:
         return LabelledPicture(encoded, self.encoder.pixels(shown, encoded), self._labels(record, encoded), number)
 
     def _labels(self, record: Record, encoded: Any) -> np.ndarray:
-        """[P * K] in the order of the model's patches: in rows where pictures have one grid, else in merge order."""
+        """[P, K] in the order of the model's patches: in rows where pictures have one grid, else in merge order.
+
+        A model with one grid has learned positions, one with a grid for each picture has rotary ones.
+        """
         if self.grid:
-            return label_patches(record, self.grid, self.grid).ravel()
+            return label_patches(record, self.grid, self.grid, relative=False)
         [grid] = encoded.grids
         rows, columns = patch_positions(grid).T
-        return label_patches(record, grid.rows, grid.columns)[rows * grid.columns + columns].ravel()
+        labels = label_patches(record, grid.rows, grid.columns, relative=True)
+        return labels[rows * grid.columns + columns]

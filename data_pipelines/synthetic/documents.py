@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data_pipelines.records import Point, Question, StoredImage, TextLine
 from data_pipelines.synthetic.backgrounds import Colour, background, noise
-from data_pipelines.synthetic.rendering import stored_jpeg
+from data_pipelines.synthetic.rendering import draw_frame, stored_jpeg
 from data_pipelines.synthetic.scenes import annotated, picture_size
 from data_pipelines.tasks import OCR_KIND
 
@@ -91,6 +91,9 @@ class PlacedLine:
         return first, second, third, fourth
 
 
+Page = tuple[tuple[int, int], tuple[PlacedLine, ...]]
+"""A document before it is drawn: (width, height) in pixels, and its lines from top to bottom."""
+
 LAYOUT_ATTEMPTS = 1000
 """One line of a few letters fits every picture, so that this bound is never met by the sizes of this world."""
 
@@ -151,15 +154,19 @@ def _sample_angle(rng: np.random.Generator) -> float:
 
 
 def sample_lines(
-    rng: np.random.Generator, size: tuple[int, int], held_out: bool, heights: tuple[float, float] | None = None
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    held_out: bool,
+    heights: tuple[float, float] | None = None,
+    shares: tuple[float, ...] = LINES,
 ) -> tuple[PlacedLine, ...]:
     """Lines of one font from top to bottom, whose upright boxes do not overlap in height: their order is
-    plain. Capitals are as high as `CAP_HEIGHTS` says, or between `heights` in pixels.
+    plain. Capitals are as high as `CAP_HEIGHTS` says, or between `heights` in pixels; `shares` as `LINES`.
     """
     width, height = size
     mean = (width + height) / 2
     low, high = heights or (CAP_HEIGHTS[0] * mean, CAP_HEIGHTS[1] * mean)
-    most = int(rng.choice(len(LINES), p=LINES)) + 1
+    most = int(rng.choice(len(shares), p=shares)) + 1
     font = FONTS[int(rng.integers(len(FONTS)))]
     # Long words can be too wide and two lines too high for a picture: texts are drawn anew, and fewer in the end.
     for attempt in range(LAYOUT_ATTEMPTS):
@@ -236,8 +243,9 @@ def _photograph(rng: np.random.Generator, size: tuple[int, int]) -> tuple[Image.
     return Image.blend(picture, Image.new("RGB", size, (255, 255, 255)), 0.35), (12, 12, 15)
 
 
-def render_document(rng: np.random.Generator, size: tuple[int, int], lines: tuple[PlacedLine, ...]) -> StoredImage:
-    """Draws the lines on paper, on a plate, or on a photograph-like background."""
+def draw_page(rng: np.random.Generator, page: Page, framed: bool = False) -> tuple[StoredImage, tuple[TextLine, ...]]:
+    """Draws the lines on paper, on a plate, or on a photograph-like background; gives them as annotated too."""
+    size, lines = page
     kind = rng.random()
     if kind < 0.4:
         picture, ink = _paper(rng, size)
@@ -247,14 +255,20 @@ def render_document(rng: np.random.Generator, size: tuple[int, int], lines: tupl
         picture, ink = _photograph(rng, size)
     for line in lines:
         draw_line(picture, line, ink)
-    return stored_jpeg(rng, picture)
+    if framed:
+        draw_frame(picture)
+    return stored_jpeg(rng, picture), tuple(TextLine(line.text, line.annotated_quad(size)) for line in lines)
+
+
+def sample_page(rng: np.random.Generator, held_out: bool) -> Page:
+    """The page of a document or sign."""
+    size = picture_size(rng)
+    return size, sample_lines(rng, size, held_out)
 
 
 def sample_document(rng: np.random.Generator, held_out: bool) -> tuple[StoredImage, tuple[TextLine, ...]]:
-    """A rendered document and its lines from top to bottom."""
-    size = picture_size(rng)
-    lines = sample_lines(rng, size, held_out)
-    return render_document(rng, size, lines), tuple(TextLine(line.text, line.annotated_quad(size)) for line in lines)
+    """A rendered document or sign and its lines."""
+    return draw_page(rng, sample_page(rng, held_out))
 
 
 def document_questions(texts: tuple[str, ...], rng: np.random.Generator) -> tuple[Question, ...]:

@@ -5,10 +5,10 @@ import math
 import numpy as np
 
 from data_pipelines.records import Record, StoredImage
-from data_pipelines.synthetic.documents import document_questions
+from data_pipelines.synthetic.documents import document_questions, draw_page
 from data_pipelines.synthetic.native_texts import KINDS, episode_turns, played
 from data_pipelines.synthetic.screens import sample_screen
-from data_pipelines.synthetic.small_print import sample_small_print
+from data_pipelines.synthetic.small_print import sample_small_page
 from data_pipelines.synthetic.texts import sample_text
 from data_pipelines.synthetic.videos import clip_questions, render_clip, sample_clip
 
@@ -26,7 +26,7 @@ def native_size(rng: np.random.Generator) -> tuple[int, int]:
 
 def small_print_record(rng: np.random.Generator, key: str, held_out: bool) -> Record:
     """A large picture with small print, and questions on it."""
-    image, lines = sample_small_print(rng, held_out)
+    image, lines = draw_page(rng, sample_small_page(rng, held_out), framed=True)
     asked = document_questions(tuple(line.text for line in lines), rng)
     return Record(key, images=(image,), questions=asked, lines=lines)
 

@@ -1,11 +1,13 @@
 """Pure text of the native world: as `texts`, with videos and episodes told in words."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
 from data_pipelines.records import Record, Turn
 from data_pipelines.synthetic.screens import SENT, Screen, elements, expert, middle, sample_screen
+from data_pipelines.synthetic.small_print import sample_small_page
 from data_pipelines.synthetic.texts import described_scene, located_scene, read_document, told_picture
 from data_pipelines.synthetic.videos import Clip, clip_questions, sample_clip
 from data_pipelines.synthetic.wording import name
@@ -82,7 +84,7 @@ KINDS: dict[Callable[[np.random.Generator], str], float] = {
     told_picture: 0.52,
     described_scene: 0.06,
     located_scene: 0.02,
-    read_document: 0.08,
+    partial(read_document, page_of=sample_small_page): 0.08,
     told_clip: 0.14,
     told_episode: 0.18,
 }

@@ -1,7 +1,18 @@
 """What the patches of a picture of the world show: labels for a vision encoder that is trained alone.
 
-Each patch is labelled with the object or the character that covers most of it: what it is, its colour, and in which
-tenth of the picture each edge of its box lies. All of it follows from what a record holds.
+Each patch is labelled with the object or the character that covers most of it: what it is, its colour, and where the edges
+of its box lie. All of it follows from what a record holds.
+
+A ViT that knows where in the picture a patch lies learns in which tenth of the picture each edge is. One with rotary
+positions alone learns as well how many patches an edge is away from the patch itself, and needs a picture whose border can
+be seen (`rendering.draw_frame`). Shares of labels told of held-back scenes, by a ViT of three layers:
+
+| | shapes | tenths | patches away |
+|---|---|---|---|
+| tenths alone, no frame, 2,000 steps | 0.86 | 0.22 to 0.51 | |
+| patches away alone, no frame, 1,000 steps | 0.95 | | 0.85 |
+| tenths alone, frame, 1,000 steps | 0.86 | 0.65 | |
+| both, frame, 1,000 steps | 0.91 | 0.69 | 0.85 |
 """
 
 from functools import lru_cache
@@ -12,11 +23,14 @@ from data_pipelines.records import Record
 from data_pipelines.synthetic.documents import CHARACTERS, advance
 from data_pipelines.synthetic.scenes import COLOURS, SHAPES
 
-TENTHS = 10
+PLACES = 10
+"""Places of an edge: tenths of the picture, or distances of -5 to 4 patches."""
 WHAT = ("nothing", *SHAPES, *CHARACTERS)
-CLASSES = (len(WHAT), len(COLOURS), TENTHS, TENTHS, TENTHS, TENTHS)
-"""Classes of each kind of label: what it is, its colour, its left, upper, right and lower edge."""
-WEIGHTS = (1.0, 0.5, 0.25, 0.25, 0.25, 0.25)
+CLASSES = (len(WHAT), len(COLOURS), *[PLACES] * 4)
+"""Classes of each kind of label: what it is, its colour, its left, upper, right and lower edge in the picture."""
+RELATIVE_CLASSES = (*CLASSES, *[PLACES] * 4)
+"""With the same edges seen from the patch."""
+WEIGHTS = (1.0, 0.5, *[0.25] * 8)
 """Of the kinds in the loss."""
 UNLABELLED = -1
 LEAST_COVER = 0.3
@@ -54,18 +68,32 @@ def _ends(text: str) -> tuple[float, ...]:
     return tuple((widths / widths[-1]).tolist())
 
 
-def label_patches(record: Record, rows: int, columns: int) -> np.ndarray:
-    """[rows * columns, K] int32, the class of each kind, or `UNLABELLED`; patches in rows from the top left."""
+def label_patches(record: Record, rows: int, columns: int, relative: bool) -> np.ndarray:
+    """[rows * columns, K] int32, the class of each kind, or `UNLABELLED`; patches in rows from the top left.
+
+    Args:
+      relative: K is that of `RELATIVE_CLASSES`, else that of `CLASSES`.
+    """
     labels, boxes = things(record)
     across, down = _overlaps(boxes[:, 0], boxes[:, 2], columns), _overlaps(boxes[:, 1], boxes[:, 3], rows)
     overlap = (down[:, :, None] * across[:, None, :]).reshape(len(boxes), rows * columns)
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     most = overlap.argmax(0)
     seen = overlap.max(0) >= LEAST_COVER * np.minimum(areas[most], 1 / (rows * columns))
-    edges = np.clip((boxes * TENTHS).astype(np.int32), 0, TENTHS - 1)
-    found = np.concatenate([labels, edges], axis=1)[most]
-    nothing = np.array([0] + [UNLABELLED] * (len(CLASSES) - 1), np.int32)
+    edges = [np.floor(boxes[most] * PLACES)]
+    if relative:
+        edges.append(_patches_away(boxes[most], rows, columns))
+    found = np.concatenate([labels[most], np.clip(np.hstack(edges), 0, PLACES - 1).astype(np.int32)], axis=1)
+    nothing = np.array([0] + [UNLABELLED] * (found.shape[1] - 1), np.int32)
     return np.where(seen[:, None], found, nothing)
+
+
+def _patches_away(boxes: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """[P, 4]: of the box [P, 4] that each patch shows, the edges' distances from the patch's middle in patches, behind
+    `PLACES` / 2 for none."""
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    middles = np.stack([column, row, column, row], axis=1) + 0.5
+    return np.round(boxes * np.array([columns, rows] * 2) - middles) + PLACES // 2
 
 
 def _overlaps(low: np.ndarray, high: np.ndarray, parts: int) -> np.ndarray:

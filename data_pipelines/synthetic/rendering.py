@@ -16,6 +16,8 @@ RIM = 0.045
 OVERSAMPLING = 3
 RING_HOLE = 0.44
 """Diameter of a ring's hole as a share of the ring's."""
+FRAME, FRAME_COLOUR = 3, (30, 30, 30)
+"""Width in pixels, and colour, of the border that pictures of the native world have."""
 
 
 def _jittered(rng: np.random.Generator, colour: Colour) -> Colour:
@@ -101,9 +103,20 @@ def stored_jpeg(rng: np.random.Generator, picture: Image.Image) -> StoredImage:
     return StoredImage(buffer.getvalue(), *picture.size)
 
 
-def render_scene(rng: np.random.Generator, scene: Scene) -> StoredImage:
+def draw_frame(picture: Image.Image) -> None:
+    """Draws the picture's border, as slides and screens have one; what lies there is covered.
+
+    A ViT with rotary positions alone sees by it where a patch lies in the picture (`patches`).
+    """
+    right, lower = picture.width - 1, picture.height - 1
+    ImageDraw.Draw(picture).rectangle([0, 0, right, lower], outline=FRAME_COLOUR, width=FRAME)
+
+
+def render_scene(rng: np.random.Generator, scene: Scene, framed: bool = False) -> StoredImage:
     """Draws the scene over a random background."""
     picture = background(rng, (scene.width, scene.height))
     for item in scene.objects:
         draw_object(rng, picture, item)
+    if framed:
+        draw_frame(picture)
     return stored_jpeg(rng, picture)

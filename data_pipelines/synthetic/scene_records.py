@@ -15,12 +15,13 @@ def scene_record(
     key: str,
     held_out: bool,
     size_of: Callable[[np.random.Generator], tuple[int, int]] = picture_size,
+    framed: bool = False,
 ) -> Record:
     """A scene, captions, questions and regions; `size_of` draws (width, height) in pixels."""
     scene = sample_scene(rng, held_out, size_of=size_of)
     return Record(
         key,
-        images=(render_scene(rng, scene),),
+        images=(render_scene(rng, scene, framed),),
         captions=(caption(scene), caption_zh(scene)),
         grounded_captions=(grounded_caption(scene),),
         questions=questions(scene, rng),

@@ -19,7 +19,7 @@ from data_pipelines.synthetic.documents import (
     sample_text,
     size_for_capitals,
 )
-from data_pipelines.synthetic.rendering import draw_object
+from data_pipelines.synthetic.rendering import draw_frame, draw_object
 from data_pipelines.synthetic.scenes import Look, Object, annotated, sample_looks
 from qwenvl_jax.processing.agent import Action, Call
 from qwenvl_jax.processing.markup import SCALE
@@ -234,6 +234,7 @@ def render(screen: Screen) -> Image.Image:
         ImageDraw.Draw(picture).rectangle([x1, y1, x2, y2], fill=fill, outline=border, width=width)
         if name == "field" and screen.text:
             _write(picture, screen.text, (x1 + x2) / 2, (y1 + y2) / 2, INK)
+    draw_frame(picture)
     return picture
 
 

@@ -17,8 +17,8 @@ from data_pipelines.synthetic.chats import (
     told_scene,
     turns,
 )
-from data_pipelines.synthetic.documents import document_questions, sample_lines
-from data_pipelines.synthetic.scenes import picture_size, sample_scene
+from data_pipelines.synthetic.documents import Page, document_questions, sample_page
+from data_pipelines.synthetic.scenes import sample_scene
 from data_pipelines.synthetic.wording import (
     caption,
     caption_zh,
@@ -84,10 +84,9 @@ def told_picture(rng: np.random.Generator) -> str:
     return END_OF_TEXT.join([", ".join(listed), *chosen])
 
 
-def read_document(rng: np.random.Generator) -> str:
-    """The lines of a document with their quads, and questions on it."""
-    size = picture_size(rng)
-    lines = sample_lines(rng, size, held_out=False)
+def read_document(rng: np.random.Generator, page_of: Callable[[np.random.Generator, bool], Page] = sample_page) -> str:
+    """The lines of a document with their quads, and questions on it; `page_of` draws a training page."""
+    size, lines = page_of(rng, False)
     read = "".join(f" {format_ref(line.text)} {format_quad(line.annotated_quad(size), *size)}" for line in lines)
     parts = [OCR_PROMPT + read]
     parts += [

@@ -13,7 +13,7 @@ from PIL import Image
 
 from data_pipelines.records import Question, StoredVideo
 from data_pipelines.synthetic.backgrounds import background
-from data_pipelines.synthetic.rendering import draw_object
+from data_pipelines.synthetic.rendering import draw_frame, draw_object
 from data_pipelines.synthetic.scenes import LARGEST_ANGLE, Object, Scene, sample_looks, sample_scene
 from data_pipelines.synthetic.wording import name, pick
 
@@ -141,6 +141,7 @@ def render_clip(rng: np.random.Generator, clip: Clip) -> StoredVideo:
             if number >= appears:
                 moved = replace(item, x=item.x + share * dx, y=item.y + share * dy)
                 draw_object(np.random.default_rng(seed), picture, moved)
+        draw_frame(picture)
         return picture
 
     data = encode_video((frame(number) for number in range(clip.frames)), size)

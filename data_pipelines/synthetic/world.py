@@ -34,7 +34,7 @@ from data_pipelines.synthetic.texts import KINDS, sample_text
 from qwenvl_jax.folder_lock import only_writer
 
 WORLD_VERSION = 9
-NATIVE_VERSION = 1
+NATIVE_VERSION = 2
 """They count up when the same seed begins to mean another world."""
 SETTINGS = "world.json"
 RECORDS_PER_JOB = 64
@@ -69,7 +69,7 @@ MAKERS: dict[str, Callable[[np.random.Generator, str, bool], Record]] = {
     "documents": document_record,
     "chats": chat_record,
     "texts": text_record,
-    "native scenes": partial(scene_record, size_of=native_size),
+    "native scenes": partial(scene_record, size_of=native_size, framed=True),
     "small print": small_print_record,
     "videos": video_record,
     "episodes": episode_record,

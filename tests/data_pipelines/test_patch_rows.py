@@ -12,7 +12,7 @@ from data_pipelines.inspection import inspect_stage
 from data_pipelines.loader import open_loader
 from data_pipelines.sources.array_record import write_shards
 from data_pipelines.sources.opening import open_source
-from data_pipelines.synthetic.patches import CLASSES, UNLABELLED, WEIGHTS, label_patches
+from data_pipelines.synthetic.patches import CLASSES, RELATIVE_CLASSES, UNLABELLED, WEIGHTS, label_patches
 from data_pipelines.synthetic.world import Source, make_record
 from qwenvl_jax.config import Component
 from qwenvl_jax.processing.encoders import stage_encoder
@@ -52,7 +52,7 @@ def test_labels_stand_beside_their_pictures(run):
         source = open_source(run.data.root, kind)
         for record in map(source.__getitem__, range(len(source))):
             picture = resize_image(decode_image(record.images[0].data), RESOLUTION)
-            known[picture.tobytes()] = (kind, label_patches(record, GRID, GRID))
+            known[picture.tobytes()] = (kind, label_patches(record, GRID, GRID, relative=False))
     seen = []
     for batch, info in load(run):
         assert info.token_efficiency == info.vision_efficiency > 0.9
@@ -62,7 +62,9 @@ def test_labels_stand_beside_their_pictures(run):
                 place = np.s_[row, slot * LABELS : (slot + 1) * LABELS]
                 there = labels.ravel() != UNLABELLED
                 assert np.array_equal(batch.targets[place][there], labels.ravel()[there])
-                assert np.array_equal(batch.loss_weights[place], np.tile(WEIGHTS, GRID**2).astype(np.float32) * there)
+                assert np.array_equal(
+                    batch.loss_weights[place], np.tile(WEIGHTS[: len(CLASSES)], GRID**2).astype(np.float32) * there
+                )
                 assert set(batch.segment_ids[place]) == {slot + 1}
                 assert set(batch.task_ids[place]) == {("scenes", "documents").index(kind)}
                 seen.append(kind)
@@ -81,19 +83,21 @@ def test_labels_stand_beside_packed_patches(tmp_path):
             sample = Sample((Image(0),), (record.images[0].data,))
             encoded = encoder.encode(sample)
             [grid] = encoded.grids
-            raster = label_patches(record, grid.rows, grid.columns).reshape(grid.rows, grid.columns, len(CLASSES))
+            raster = label_patches(record, grid.rows, grid.columns, relative=True).reshape(
+                grid.rows, grid.columns, len(RELATIVE_CLASSES)
+            )
             labels = rearrange(raster, "(y m) (x n) k -> (y x m n) k", m=2, n=2)
             [frames] = encoder.pixels(sample, encoded)
             known[patchify(frames, encoder.patch).tobytes()] = labels
     patches = 512
-    stage = replace(recipe.stages[0], patches_per_row=patches, sequence_length=patches * len(CLASSES), steps=4)
+    stage = replace(recipe.stages[0], patches_per_row=patches, sequence_length=patches * len(RELATIVE_CLASSES), steps=4)
     data = replace(recipe.data, root=str(tmp_path), tokenizer="bytes", window=16)
     shown = 0
     for batch, info in load(replace(recipe, stages=(stage,), data=data)):
         assert info.token_efficiency == info.vision_efficiency
         shown += info.samples
-        targets = batch.targets.reshape(patches, len(CLASSES))
-        weights = batch.loss_weights.reshape(patches, len(CLASSES))
+        targets = batch.targets.reshape(patches, len(RELATIVE_CLASSES))
+        weights = batch.loss_weights.reshape(patches, len(RELATIVE_CLASSES))
         for segment in range(1, batch.patch_segments.max() + 1):
             here = batch.patch_segments[0] == segment
             labels = known[batch.patches[0, here].tobytes()]

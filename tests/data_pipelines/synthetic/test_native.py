@@ -64,7 +64,7 @@ def test_scenes_have_many_sizes_and_aspects() -> None:
 
 
 def test_small_print_is_lost_at_low_resolution() -> None:
-    """Where native capitals have 11 pixels and more, those of the low resolution have at most 8, and 4 across; contrast
+    """Where native capitals have 12 pixels and more, those of the low resolution have at most 8, and 4 across; contrast
     in the line falls."""
     source = world.Source("small_print", "small print", False, 20, 0)
     for index in range(20):
