@@ -4,7 +4,7 @@ What differs from the paper is what differs in `tiny`: float32, few wide heads, 
 the first one that make what the paper downloads. In stage `vision` the ViT alone learns what each patch shows, in the place
 of DFN's ViT, in stage `language` the LLM alone reads text, in the place of Qwen2. Patches, merger, limits in pixels, M-RoPE
 and the three stages behind are the paper's, but that the ViT sees screens before it is locked: episodes are in stage 2 too.
-It has not been trained to its end: steps are such that all stages together have 1.25 times the FLOPs of `tiny`.
+What it reaches, and what it does not yet, stands in `qwenvl_jax/models/qwen2_vl/README.md`.
 """
 
 from configs.tiny import MUON, frozen, trained

@@ -5,7 +5,8 @@ of its box lie. All of it follows from what a record holds.
 
 A ViT that knows where in the picture a patch lies learns in which tenth of the picture each edge is. One with rotary
 positions alone learns as well how many patches an edge is away from the patch itself, and needs a picture whose border can
-be seen (`rendering.draw_frame`). Shares of labels told of held-back scenes, by a ViT of three layers:
+be seen (`rendering.draw_frame`). Shares of the labels of scenes that the ViT of `tiny-qwen2` told at the end of stage
+`vision`:
 
 | | shapes | tenths | patches away |
 |---|---|---|---|

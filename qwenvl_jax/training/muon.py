@@ -27,7 +27,10 @@ class MuonState(NamedTuple):
 
 
 def orthogonalize(matrices: jax.Array) -> jax.Array:
-    """[..., m, n] -> about U V^T of each matrix's singular value decomposition U S V^T: singular values in 0.7 .. 1.2."""
+    """[..., m, n] -> about U V^T of each matrix's singular value decomposition U S V^T: singular values in 0.7 .. 1.2.
+
+    Takes `ITERATIONS` (4 m n^2 + 2 n^3) FLOPs of a matrix whose smaller side is n, however few tokens a batch has.
+    """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.swapaxes(-1, -2) if tall else matrices
     x = x / (jnp.linalg.norm(x, axis=(-2, -1), keepdims=True) + 1e-8)
