@@ -10,7 +10,7 @@ be seen (`rendering.draw_frame`). Shares of the labels of scenes that the ViT of
 
 | | shapes | tenths | patches away |
 |---|---|---|---|
-| tenths alone, no frame, 2,000 steps | 0.86 | 0.22 to 0.51 | |
+| tenths alone, no frame, 2,000 steps of half as many scenes | 0.86 | 0.22 to 0.51 | |
 | patches away alone, no frame, 1,000 steps | 0.95 | | 0.85 |
 | tenths alone, frame, 1,000 steps | 0.86 | 0.65 | |
 | both, frame, 1,000 steps | 0.91 | 0.69 | 0.85 |
