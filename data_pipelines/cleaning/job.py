@@ -283,9 +283,11 @@ def opened(source: Path, destination: Path, thresholds: Numbers, files: tuple[st
     sizes: list[int] = [job.file(number).stat().st_size for number in range(len(files))]
     settings = json.dumps({"source": str(job.source), "files": [*zip(files, sizes)], **asdict(job.thresholds)})
     file = job.partial / WORK / "settings.json"
-    if file.is_file() and file.read_text() != settings:
-        raise ValueError(f"{job.partial} holds an unfinished cleaning with other settings or files: remove it first")
     with only_writer(job.partial):
+        if file.is_file() and file.read_text() != settings:
+            raise ValueError(
+                f"{job.partial} holds an unfinished cleaning with other settings or files: remove it first"
+            )
         file.parent.mkdir(exist_ok=True)
         file.write_text(settings)
         yield job
