@@ -1,8 +1,8 @@
-"""The figure of what saving costs: right on lines whose cost is known."""
+"""The figures of what saving costs: right on lines whose cost is known; no more than one copy of the state in memory."""
 
 import pytest
 
-from launch.benchmarks.saving import saving_cost
+from launch.benchmarks.saving import copies_in_memory, saving_cost
 
 
 def lines(extra: float, log_every: int = 10, save_every: int = 50, steps: int = 400) -> list[dict]:
@@ -26,3 +26,9 @@ def test_a_cost_that_cannot_be_seen_is_none() -> None:
     """Without a checkpoint, or with one in every line, there is nothing to compare."""
     assert saving_cost(lines(0.0), 1000) is None
     assert saving_cost(lines(0.0), 10) is None
+
+
+def test_saving_keeps_one_copy(tmp_path) -> None:
+    """While a state of 100 MB is saved, the process holds it at most once more. 0.25 of it are free for what else the
+    threads that write take; a second copy would be 1.0."""
+    assert copies_in_memory(tmp_path, 0.1) < 1.25
