@@ -187,9 +187,9 @@ def first_step(job: Job, began: float, trained: int, tally: Tally) -> None:
             tally.lost_steps = max(tally.lost_steps, trained - lowest)
 
 
-def drill(folder: Path, kinds: list[str], seed: int) -> dict[str, Tally]:
-    """Trains the run without faults, then runs with these kinds of faults in turn; writes the table after each. A drill that
-    was stopped goes on behind its last run that has ended.
+def drill(folder: Path, kinds: list[str], seed: int, enough: int) -> dict[str, Tally]:
+    """Trains the run without faults, then runs with these kinds of faults in turn, until `enough` have struck; writes the
+    table after each. A drill that was stopped goes on behind its last run that has ended.
 
     Raises:
       RuntimeError: the run without faults does not end well.
@@ -207,6 +207,8 @@ def drill(folder: Path, kinds: list[str], seed: int) -> dict[str, Tally]:
         raise RuntimeError(f"the run without faults ended with {codes}; see {reference.with_suffix('.log')}")
     runs = [kinds[first : first + IN_A_RUN] for first in range(0, len(kinds), IN_A_RUN)]
     for number, faults in enumerate(runs[done:], done):
+        if sum(tally.tried for tally in tallies.values()) >= enough:
+            break
         rng, run = np.random.default_rng((seed, number)), folder / f"{number:03d}"  # so that one can be looked at again
         shutil.rmtree(run, ignore_errors=True)  # of a drill that was stopped
         run.with_suffix(".log").unlink(missing_ok=True)
@@ -223,8 +225,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/drill"))
     options = parser.parse_args()
     shares = np.array([fault.share for fault in FAULTS.values()])
-    drawn = np.random.default_rng(options.seed).choice(list(FAULTS), options.faults, p=shares / shares.sum())
-    tallies = drill(options.folder.resolve(), [str(kind) for kind in drawn], options.seed)
+    # More than are asked for: a run that ends before a fault has struck leaves out those behind it.
+    drawn = np.random.default_rng(options.seed).choice(list(FAULTS), 2 * options.faults, p=shares / shares.sum())
+    tallies = drill(options.folder.resolve(), [str(kind) for kind in drawn], options.seed, options.faults)
     print((options.folder / "drill.md").read_text())
     sys.exit(any(tally.survived < tally.tried for tally in tallies.values()))
 
