@@ -6,10 +6,14 @@ import pytest
 
 from launch.drills import faults, jobs, verdict
 
+SECRET = "hf_never-write-this-down"
+
 
 def test_a_short_drill_is_survived(tmp_path, monkeypatch) -> None:
     """Killed while saving, a loader that hangs, one of two processes killed: the run ends with the batches, the losses and
-    the skipped updates of a run without faults, no step lost and none learned twice; the table has it."""
+    the skipped updates of a run without faults, no step lost and none learned twice; the table has it. Nothing that is
+    written, logs, stacks and TensorBoard's files among it, has what only the environment knows."""
+    monkeypatch.setenv("HF_TOKEN", SECRET)
     monkeypatch.setattr(jobs, "STEPS", 28)
     monkeypatch.setattr(verdict, "STEPS", 28)
     monkeypatch.setattr(faults, "STEPS", 28)
@@ -23,6 +27,9 @@ def test_a_short_drill_is_survived(tmp_path, monkeypatch) -> None:
     assert all(f"| {kind} | 1 | 1 |" in table for kind in kinds)
     assert json.loads((tmp_path / "drill.json").read_text())["faults"]["loader hangs"]["survived"] == 1
     assert "for batch" in (tmp_path / "000" / "stacks" / "process-0.txt").read_text()
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"config.json", "000.log", "process-1.log"} <= {path.name for path in written}
+    assert not [path for path in written if SECRET.encode() in path.read_bytes()]
 
 
 def test_a_stopped_drill_goes_on(tmp_path) -> None:
