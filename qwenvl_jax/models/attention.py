@@ -194,15 +194,18 @@ def _dense(
     query_start: jax.Array | int | None,
 ) -> jax.Array:
     """All scores at once; `query_start` None means that no order is imposed."""
-    grouped = rearrange(q, "b s (k g) h -> b s k g h", k=k.shape[2])
-    scores = jnp.einsum("bskgh,btkh->bkgst", grouped, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    # The queries of a group as if they were more positions: with an axis of their own XLA on a CPU lays scores out anew.
+    length, joined = q.shape[1], rearrange(q, "b s (k g) h -> b k (g s) h", k=k.shape[2])
+    scores = jnp.einsum("bkqh,btkh->bkqt", joined, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     mask = None
     if query_segments is not None and key_segments is not None:
         mask = query_segments[:, :, None] == key_segments[:, None, :]
     if query_start is not None:
-        order = jnp.arange(q.shape[1])[:, None] + query_start >= jnp.arange(k.shape[1])
+        order = jnp.arange(length)[:, None] + query_start >= jnp.arange(k.shape[1])
         mask = order[None] if mask is None else mask & order
     if mask is not None:
-        scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+        grouped = rearrange(scores, "b k (g s) t -> b k g s t", s=length)
+        grouped = jnp.where(mask[:, None, None], grouped, jnp.finfo(jnp.float32).min)
+        scores = rearrange(grouped, "b k g s t -> b k (g s) t")
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bkgst,btkh->bskgh", weights, v).reshape(q.shape)
+    return rearrange(jnp.einsum("bkqt,btkh->bkqh", weights, v), "b k (g s) h -> b s (k g) h", s=length)

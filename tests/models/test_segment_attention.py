@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from qwenvl_jax.models import segment_attention as module
 from qwenvl_jax.models.attention import attention
-from qwenvl_jax.models.segment_attention import plan_attention, segment_attention
+from qwenvl_jax.models.segment_attention import computed_scores, plan_attention, segment_attention
 
 ROWS, LENGTH, HEADS, SIZE = 2, 30, 2, 4
 
@@ -17,6 +17,7 @@ ROWS, LENGTH, HEADS, SIZE = 2, 30, 2, 4
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
     """Rows of 30 are eight blocks, the last one padded; turns of three pairs do not divide them."""
+    monkeypatch.setattr(module, "SHORT", 0)
     monkeypatch.setattr(module, "BLOCK", 4)
     monkeypatch.setattr(module, "GROUP", 3)
 
@@ -86,6 +87,20 @@ def test_cost_follows_the_segments() -> None:
     counts = [int(plan_attention(segments_of([[4] * n])).scores) for n in (0, 3, 6)]
     assert counts == [0, 3 * 16, 6 * 16]
     assert int(plan_attention(segments_of([[30]])).scores) == 72 * 16  # 8 ranks of 8 pairs, each in turns of 3
+
+
+def test_short_rows_are_one_block(monkeypatch) -> None:
+    """Up to `SHORT` a row computes all its scores, in one turn, with the same results; padding gets zeros."""
+    segments = segments_of([[7, 12], [30]])
+    qkv = np.random.default_rng(0).normal(size=(3, ROWS, LENGTH, HEADS, SIZE)).astype(np.float32)
+    cut = segment_attention(*qkv, plan_attention(jnp.asarray(segments)))
+    monkeypatch.setattr(module, "SHORT", LENGTH)
+    work = plan_attention(jnp.asarray(segments))
+    assert int(work.scores) == LENGTH**2
+    assert computed_scores(segments) == ROWS * LENGTH**2
+    whole = np.asarray(segment_attention(*qkv, work))
+    np.testing.assert_allclose(whole, cut, atol=5e-6)
+    assert not whole[0, 19:].any()
 
 
 def test_softmax_runs_in_float32() -> None:

@@ -4,9 +4,18 @@ import pytest
 import small_model
 import small_qwen2_vl
 
+from qwenvl_jax.models import segment_attention
 from qwenvl_jax.models.parameters import Architecture, build
 
 FAMILIES = {"qwen_vl": small_model, "qwen2_vl": small_qwen2_vl}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patches_in_blocks():
+    """The small models' patches are cut into blocks as those of long rows are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segment_attention, "SHORT", 0)
+        yield
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

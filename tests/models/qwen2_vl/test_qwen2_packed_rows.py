@@ -19,6 +19,7 @@ LENGTH, PATCHES = 96, 128
 def _small_blocks():
     """The row's patches are eight blocks of the vision tower's attention."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segment_attention, "SHORT", 0)
         patch.setattr(segment_attention, "BLOCK", 16)
         yield
 
