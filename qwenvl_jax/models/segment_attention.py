@@ -54,7 +54,7 @@ class WorkList(NamedTuple):
 
 def block_size(length: int) -> int:
     """Positions of a block of rows of that length."""
-    return length if length <= SHORT else BLOCK
+    return length if length <= SHORT else min(BLOCK, length)
 
 
 def plan_attention(segments: jax.Array) -> WorkList:

@@ -15,6 +15,7 @@ def _patches_in_blocks():
     """The small models' patches are cut into blocks as those of long rows are."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(segment_attention, "SHORT", 0)
+        patch.setattr(segment_attention, "BLOCK", 16)
         yield
 
 
