@@ -190,8 +190,9 @@ class ParameterRule:
     """For what lies before the layers: layer_decay ** embedding_decay (BEiT: number of layers + 1)."""
     frozen: bool = False
     matrix: str = ""
-    """Updated by Muon instead of Adam: the einops pattern that joins the dimensions to matrices of inputs and outputs,
-    e.g. `l d n h -> l d (n h)`. Muon's updates are about 1 / sqrt(size) of Adam's, so the learning rate is higher."""
+    """Updated by Muon instead of Adam: the einops pattern that makes matrices of inputs and outputs of the dimensions, e.g.
+    `l d n h -> l d (n h)`, or `(p4 d) f -> p4 d f` for four of them (an axis' number is its size). Muon's updates are about
+    1 / sqrt(size) of Adam's, so the learning rate is higher."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from data_pipelines.synthetic.small_print import sample_small_page
 from data_pipelines.synthetic.texts import sample_text
 from data_pipelines.synthetic.videos import clip_questions, render_clip, sample_clip
 
-MEAN_SIDES = (70, 126)
-"""Square root of a scene's area in pixels: 5 x 5 to 9 x 9 patches."""
+MEAN_SIDES = (64, 98)
+"""Square root of a scene's area in pixels: some 4 x 6 to 8 x 6 patches."""
 WIDEST_ASPECT = 2.2
 
 

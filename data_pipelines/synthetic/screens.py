@@ -31,7 +31,7 @@ ACTIONS = (
 )
 HOME, FORM, SENT = "home", "form", "sent"
 
-WIDTHS, HEIGHTS = (84, 112), (84, 112)
+WIDTHS, HEIGHTS = (70, 98), (70, 98)
 ICONS = (2, 3)
 """Fewest and most icons of the first screen."""
 CELLS = tuple((x, y) for y in (0.27, 0.73) for x in (0.27, 0.73))

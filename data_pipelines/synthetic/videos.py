@@ -19,7 +19,7 @@ from data_pipelines.synthetic.wording import name, pick
 
 FRAMES_PER_SECOND = 4
 SECONDS = (2, 4)
-WIDTHS, HEIGHTS = (84, 126), (70, 98)
+WIDTHS, HEIGHTS = (70, 98), (56, 84)
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 """In pictures y grows downwards."""
 EXTENTS = (0.4, 0.52)

@@ -34,7 +34,7 @@ from data_pipelines.synthetic.texts import KINDS, sample_text
 from qwenvl_jax.folder_lock import only_writer
 
 WORLD_VERSION = 9
-NATIVE_VERSION = 2
+NATIVE_VERSION = 3
 """They count up when the same seed begins to mean another world."""
 SETTINGS = "world.json"
 RECORDS_PER_JOB = 64

@@ -87,12 +87,17 @@ def plan_attention(segments: jax.Array) -> WorkList:
 def computed_scores(segments: np.ndarray) -> int:
     """Scores that each head computes for host rows with these segment ids, [B, P], all rows together."""
     size = block_size(segments.shape[1])
+    return turns_of(segments) * min(GROUP, -(-segments.shape[1] // size)) * size**2 * len(segments)
+
+
+def turns_of(segments: np.ndarray) -> int:
+    """Turns of the loop over host rows with these segment ids, [B, P]."""
+    size = block_size(segments.shape[1])
     segments = np.pad(segments, ((0, 0), (0, -segments.shape[1] % size)))
     meets = _meetings(rearrange(segments, "b (t c) -> b t c", c=size), np)
     group = min(GROUP, meets.shape[1])
     together = (meets.sum(2)[:, :, None] > np.arange(meets.shape[1])).sum(1)  # [B, rank] blocks that have so many pairs
-    turns = (-(-together // group)).sum(1).max()
-    return int(turns) * group * size**2 * len(segments)
+    return int((-(-together // group)).sum(1).max())
 
 
 def _meetings(blocks: Any, xp: Any) -> Any:

@@ -14,14 +14,14 @@ from qwenvl_jax.planning.kernels import kernel_flops
 from qwenvl_jax.planning.parts import part_of
 
 
-def traced_flops(jaxpr: Jaxpr) -> dict[str, float]:
-    """part -> FLOPs of the whole mesh."""
+def traced_flops(jaxpr: Jaxpr, data_trips: int = 1) -> dict[str, float]:
+    """part -> FLOPs of the whole mesh; a loop whose bound is data runs `data_trips` times."""
     counted: dict[str, float] = defaultdict(float)
-    _count(jaxpr, 1.0, "", counted)
+    _count(jaxpr, 1.0, "", counted, data_trips)
     return counted
 
 
-def _count(jaxpr: Jaxpr, times: float, scope: str, counted: dict[str, float]) -> None:
+def _count(jaxpr: Jaxpr, times: float, scope: str, counted: dict[str, float], data_trips: int) -> None:
     for equation in jaxpr.eqns:
         name = equation.primitive.name
         here = f"{scope}/{equation.source_info.name_stack}"
@@ -37,10 +37,12 @@ def _count(jaxpr: Jaxpr, times: float, scope: str, counted: dict[str, float]) ->
             inner = times
             if name == "scan":
                 inner *= equation.params["length"]
+            elif name == "while":  # loops with a bound that is known are scans
+                inner *= data_trips
             elif name == "shard_map":
                 inner *= math.prod(equation.params["mesh"].shape.values())
             for body in _bodies(equation.params):
-                _count(body, inner, here, counted)
+                _count(body, inner, here, counted, data_trips)
 
 
 def _bodies(params: Any) -> list[Jaxpr]:

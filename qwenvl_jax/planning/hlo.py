@@ -121,14 +121,16 @@ class Module:
 
     entry: str = ""
     computations: dict[str, list[Instruction]] = field(default_factory=dict)
+    data_trips: int = 1
+    """How often a loop runs whose bound is data: that over the work list of the vision tower's attention."""
 
     def trips(self, loop: Instruction) -> int:
-        """How often a `while` runs: XLA's own note, or the bound in the condition of a counted loop."""
+        """How often a `while` runs: XLA's own note, the bound in the condition of a counted loop, or `data_trips`."""
         if known := loop.attribute(r'"known_trip_count":\{"n":"(\d+)"'):
             return int(known)
         condition, body = (loop.attribute(rf"{key}=%?([\w.\-]+)") or "" for key in ("condition", "body"))
-        bound = max(self._constants(condition), default=1)
-        return -(-bound // self._stride(condition, body))
+        bounds = self._constants(condition)
+        return -(-max(bounds) // self._stride(condition, body)) if bounds else self.data_trips
 
     def _constants(self, computation: str) -> list[int]:
         """Integers in a condition and in what it calls."""
@@ -163,9 +165,9 @@ class Module:
         return total or 1
 
 
-def parse(text: str) -> Module:
+def parse(text: str, data_trips: int = 1) -> Module:
     """The module of a compiled program's text."""
-    module, current = Module(), None
+    module, current = Module(data_trips=data_trips), None
     for line in _lines(text):
         if not line.startswith(" "):
             if line.rstrip().endswith("{") and not line.startswith("HloModule"):

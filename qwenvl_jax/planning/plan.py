@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from qwenvl_jax.config import Run, Stage
 from qwenvl_jax.models.parameters import build
+from qwenvl_jax.models.segment_attention import computed_scores, turns_of
 from qwenvl_jax.parallel.memory import device_bytes, host_bytes
 from qwenvl_jax.parallel.mesh import BATCH_AXES, make_mesh
 from qwenvl_jax.planning import hlo, memory
@@ -23,6 +25,9 @@ from qwenvl_jax.training.compilation import abstract_batch, abstract_state, comp
 from qwenvl_jax.training.flops import step_flops
 
 DAY = 86400.0
+SLICE = 2304
+"""Patches of each image (672 x 672 pixels), or of two frames of a video, that a plan fills rows with: the cost of the vision
+tower's attention follows what lies in the rows."""
 LARGEST = 16
 """Buffers that a plan names."""
 
@@ -101,6 +106,7 @@ class Plan:
       moved: kind -> bytes of the results, per device.
       time: None where the step did not compile.
       seconds_by_part: part -> seconds.
+      patches_per_slice: that rows are assumed to hold, of each image or two frames; 0 where there are no patches.
       program_bytes: length of the compiled program's text, a measure of its size.
     """
 
@@ -114,6 +120,7 @@ class Plan:
     images_per_row: int
     resolution: int
     patches_per_row: int
+    patches_per_slice: int
     accumulation: int
     remat: str
     attention: str
@@ -152,17 +159,20 @@ def make_plan(run: Run, stage: Stage, topology: Topology) -> Plan:
     state, table = abstract_state(run, stage, architecture, mesh)
     batch = abstract_batch(run, stage, mesh)
     traced = trace_step(run, stage, architecture, table, state, batch, mesh)
+    turns, scores = vision_attention(stage)
     held = ((state.trained, state.frozen), state.optimizer, batch)
     parameters, moments, rows = (float(device_bytes(part)) for part in held)
     chip = topology.chip
     plan = Plan(
         recipe=run.name, stage=stage.name, topology=topology.name, devices=mesh.size, mesh=dict(mesh.shape),
         rows=stage.rows, sequence_length=stage.sequence_length, images_per_row=stage.images_per_row,
-        resolution=stage.resolution, patches_per_row=stage.patches_per_row, accumulation=stage.accumulation,
+        resolution=stage.resolution, patches_per_row=stage.patches_per_row,
+        patches_per_slice=min(SLICE, stage.patches_per_row), accumulation=stage.accumulation,
         remat=run.precision.remat,
         attention=run.precision.attention, steps=stage.steps,
         memory=Memory(parameters, moments, rows, math.nan, math.nan, chip.memory, float(host_bytes(state.optimizer))),
-        flops=step_flops(run.model, stage, table.trained), executed=dict(traced_flops(traced.jaxpr.jaxpr)),
+        flops=step_flops(run.model, stage, table.trained, scores),
+        executed=dict(traced_flops(traced.jaxpr.jaxpr, turns)),
         peak_flops=chip.flops * mesh.size,
     )  # fmt: skip
     began = time.perf_counter()
@@ -174,13 +184,24 @@ def make_plan(run: Run, stage: Stage, topology: Topology) -> Plan:
             raise
         found = dataclasses.replace(plan.memory, peak=wanted)
         return dataclasses.replace(plan, memory=found, compile_seconds=time.perf_counter() - began)
-    return _complete(plan, compiled, topology, mesh, time.perf_counter() - began)
+    return _complete(plan, compiled, turns, topology, mesh, time.perf_counter() - began)
 
 
-def _complete(plan: Plan, compiled: jax.stages.Compiled, topology: Topology, mesh: Mesh, seconds: float) -> Plan:
+def vision_attention(stage: Stage) -> tuple[int, float | None]:
+    """Turns of the loop over the work list, and scores of all rows, where rows are full of slices of `SLICE` patches; of a
+    stage without patches 1 and None."""
+    if not stage.patches_per_row:
+        return 1, None
+    segments = np.arange(stage.patches_per_row)[None] // SLICE + 1
+    return turns_of(segments), float(stage.rows * computed_scores(segments))
+
+
+def _complete(
+    plan: Plan, compiled: jax.stages.Compiled, turns: int, topology: Topology, mesh: Mesh, seconds: float
+) -> Plan:
     """The plan with what the compiled program says."""
     text, chip = compiled.as_text() or "", topology.chip
-    module = hlo.parse(text)
+    module = hlo.parse(text, turns)
     moment = memory.peak(module, memory.donations(text))
     totals = Walk(module, chip, mesh.size, lambda group: topology.bandwidth(mesh, group)).run()
     analysis: Any = compiled.memory_analysis()

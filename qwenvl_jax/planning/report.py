@@ -24,6 +24,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "images_per_row": plan.images_per_row,
         "resolution": plan.resolution,
         "patches_per_row": plan.patches_per_row,
+        "patches_per_slice": plan.patches_per_slice,
         "accumulation": plan.accumulation,
         "remat": plan.remat,
         "attention": plan.attention,
@@ -95,7 +96,7 @@ def _heading(plan: Plan) -> list[str]:
 def _vision(plan: Plan) -> str:
     """What a row has room for."""
     if plan.patches_per_row:
-        return f"{plan.patches_per_row} patches a row"
+        return f"{plan.patches_per_row} patches a row, as if in images of {plan.patches_per_slice}"
     return f"{plan.images_per_row} images a row at {plan.resolution} pixels" if plan.images_per_row else "text alone"
 
 

@@ -6,6 +6,7 @@ it named 0.67 of the objects' shapes with AdamW (best of the rates 0.001, 0.002,
 0.01, 0.02, 0.04).
 """
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ MOMENTUM = 0.95
 ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.775, 2.0315)
 """Of the quintic iteration: steep at 0, so that five steps bring singular values between about 0.01 and 1 near 1."""
+SIZED_AXIS = re.compile(r"\b([a-z]+(\d+))\b")
+"""An axis of a pattern whose name ends with its size."""
 
 
 class MuonState(NamedTuple):
@@ -45,7 +48,7 @@ def scale_by_muon(patterns: Mapping[str, str]) -> optax.GradientTransformation:
     """The transformation of gradients by path.
 
     Args:
-      patterns: path -> einops pattern that joins the parameter's dimensions to matrices [..., inputs, outputs], without
+      patterns: path -> einops pattern that makes matrices [..., inputs, outputs] of the parameter's dimensions, without
         changing their order; see `ParameterRule.matrix`.
     """
 
@@ -53,7 +56,8 @@ def scale_by_muon(patterns: Mapping[str, str]) -> optax.GradientTransformation:
         return MuonState(jax.tree.map(jnp.zeros_like, parameters))
 
     def direction(path: str, gradient: jax.Array, momentum: jax.Array) -> jax.Array:
-        matrices = rearrange(gradient + MOMENTUM * momentum, patterns[path])
+        sizes = {axis: int(size) for axis, size in SIZED_AXIS.findall(patterns[path])}
+        matrices = rearrange(gradient + MOMENTUM * momentum, patterns[path], **sizes)
         inputs, outputs = matrices.shape[-2:]
         return (max(1.0, outputs / inputs) ** 0.5 * orthogonalize(matrices)).reshape(gradient.shape)
 

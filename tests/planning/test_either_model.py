@@ -9,16 +9,18 @@ from small_model import small_run, small_stage
 from configs.qwen2_vl import MODEL_2B, MODEL_7B
 from configs.qwen_vl import MODEL
 from qwenvl_jax.config import MeshConfig
+from qwenvl_jax.models.segment_attention import BLOCK
 from qwenvl_jax.planning.fit import meshes
-from qwenvl_jax.planning.plan import Memory, Plan, Time
+from qwenvl_jax.planning.plan import SLICE, Memory, Plan, Time, vision_attention
 from qwenvl_jax.planning.report import to_json, to_text
 
 PLAN = Plan(
     recipe="r", stage="sft", topology="v5p:2x2x1", devices=4, mesh={"fsdp": 4}, rows=8, sequence_length=1000,
-    images_per_row=3, resolution=448, patches_per_row=0, accumulation=1, remat="nothing", attention="xla", steps=10,
-    memory=Memory(1e9, 1e9, 0, 3e9, 3e9, 16e9), flops={}, executed={}, time=Time(1, 1, 1, 2.0, 0, True), peak_flops=1e12,
+    images_per_row=3, resolution=448, patches_per_row=0, patches_per_slice=0, accumulation=1, remat="nothing",
+    attention="xla", steps=10, memory=Memory(1e9, 1e9, 0, 3e9, 3e9, 16e9), flops={}, executed={},
+    time=Time(1, 1, 1, 2.0, 0, True), peak_flops=1e12,
 )  # fmt: skip
-PATCHES = dataclasses.replace(PLAN, images_per_row=0, resolution=0, patches_per_row=4096)
+PATCHES = dataclasses.replace(PLAN, images_per_row=0, resolution=0, patches_per_row=4096, patches_per_slice=2304)
 TEXT = dataclasses.replace(PATCHES, patches_per_row=0)
 
 
@@ -26,7 +28,11 @@ TEXT = dataclasses.replace(PATCHES, patches_per_row=0)
     "plan, room, speed",
     [
         (PLAN, "1000 tokens, 3 images a row at 448 pixels; remat", "4,000 tokens/s, 12 images/s; 10 steps"),
-        (PATCHES, "1000 tokens, 4096 patches a row; remat", "4,000 tokens/s, 16,384 patches/s; 10 steps"),
+        (
+            PATCHES,
+            "1000 tokens, 4096 patches a row, as if in images of 2304; remat",
+            "4,000 tokens/s, 16,384 patches/s; 10 steps",
+        ),
         (TEXT, "1000 tokens, text alone; remat", "4,000 tokens/s; 10 steps"),
     ],
     ids=["Qwen-VL", "Qwen2-VL", "text"],
@@ -59,3 +65,19 @@ def test_context_is_the_runs(model, tensor) -> None:
     assert [(mesh.tensor, mesh.context, mesh.fsdp) for mesh in meshes(run, stage, topology)] == [
         (size, 4, 16 // size) for size in tensor
     ]
+
+
+def test_what_rows_hold_is_assumed_once() -> None:
+    """FLOPs that are needed and turns of the loop follow the same slices: nearly all scores computed are needed, and rows of
+    twice as many patches cost twice as much."""
+    stage = small_stage(rows=8, images_per_row=0, resolution=0, patches_per_row=16 * SLICE)
+    turns, scores = vision_attention(stage)
+    assert scores is not None
+    assert (
+        16 * SLICE**2 <= scores / 8 < 1.02 * 16 * SLICE**2
+    )  # SLICE is a multiple of BLOCK; the last turns are not full
+    assert SLICE % BLOCK == 0
+    more, twice = vision_attention(dataclasses.replace(stage, patches_per_row=32 * SLICE))
+    assert twice == pytest.approx(2 * scores, rel=0.01)
+    assert more == pytest.approx(2 * turns, rel=0.01)
+    assert vision_attention(small_stage(images_per_row=2)) == (1, None)

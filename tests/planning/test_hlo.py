@@ -56,6 +56,15 @@ def test_loops_run_as_often_as_their_counter_says() -> None:
     assert module.trips(loop) == 6
 
 
+def test_a_bound_that_is_data_is_given() -> None:
+    """A condition without a number says nothing of how often; what the caller knows of the work list counts."""
+    text = TEXT.replace("%bound = s32[] constant(12)", "%bound = s32[] get-tuple-element(%p.1), index=0")
+    module = parse(text, data_trips=9)
+    (loop,) = [i for i in module.computations[module.entry] if i.opcode == "while"]
+    assert module.trips(loop) == 9
+    assert parse(TEXT, data_trips=9).trips(loop) == 6
+
+
 def test_instructions() -> None:
     """Operands, called computations, scope, cycles and the size of a collective's groups."""
     module = parse(TEXT)

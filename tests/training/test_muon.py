@@ -36,6 +36,16 @@ def test_heads_are_joined_and_momentum_is_nesterovs() -> None:
         np.testing.assert_allclose(found["q"][layer].reshape(4, 15), expected, rtol=1e-3, atol=1e-4)
 
 
+def test_a_kernel_is_several_matrices() -> None:
+    """An axis whose name ends with a number has that size: the four parts of a kernel's inputs move by themselves."""
+    gradient = np.random.default_rng(3).normal(size=(4 * 3, 5)).astype(np.float32)
+    muon = scale_by_muon({"up": "(p4 d) f -> p4 d f"})
+    found, _ = muon.update({"up": gradient}, muon.init({"up": np.zeros_like(gradient)}))
+    # The first gradient is its own momentum, so Nesterov's direction is a multiple of it.
+    expected = (5 / 3) ** 0.5 * orthogonalize(gradient.reshape(4, 3, 5))
+    np.testing.assert_allclose(found["up"].reshape(4, 3, 5), expected, rtol=1e-3, atol=1e-4)
+
+
 def test_the_table_says_who_is_updated_how() -> None:
     """A rule with a pattern gives Muon's update times the rule's rate, one without gives Adam's as before."""
     rng = np.random.default_rng(2)
