@@ -1,7 +1,7 @@
 """What attention of Qwen2-VL's vision tower costs: in blocks that meet (ours), and as one masked square.
 
-`python -m launch.benchmarks.vision_attention` prints a table: rows of 1024 patches, forward and backward of one layer with
-four heads of 80, float32, the best of five runs each (a busy machine shows in all of them).
+`python -m launch.benchmarks.vision_attention` prints a table: forward and backward of one layer with four heads of 80,
+float32, the best of five runs each (a busy machine shows in all). Short rows are cut into blocks here too.
 """
 
 import time
@@ -12,21 +12,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qwenvl_jax.models import segment_attention as segment_attention_module
 from qwenvl_jax.models.attention import attention
 from qwenvl_jax.models.segment_attention import plan_attention, segment_attention
 
-PATCHES, HEADS, SIZE = 1024, 4, 80
-LAYOUTS = {
-    # what a row holds: patches of its slices; the rest is padding
-    "nothing": (),
-    "2 slices of 128": (128,) * 2,
-    "4 slices of 128": (128,) * 4,
-    "8 slices of 128": (128,) * 8,
-    "4 slices of 256": (256,) * 4,
-    "2 slices of 512": (512,) * 2,
-    "1 slice of 1024": (1024,),
-    "1 of 400, 6 small": (400, 96, 64, 160, 24, 200, 80),
-}
+HEADS, SIZE = 4, 80
+LAYOUTS = (
+    # patches of a row, what it holds, patches of its slices; the rest is padding
+    (256, "7 slices of 36", (36,) * 7),
+    (384, "10 slices of 36", (36,) * 10),
+    (512, "14 slices of 36", (36,) * 14),
+    (1024, "28 slices of 36", (36,) * 28),
+    (1024, "nothing", ()),
+    (1024, "2 slices of 128", (128,) * 2),
+    (1024, "4 slices of 128", (128,) * 4),
+    (1024, "8 slices of 128", (128,) * 8),
+    (1024, "4 slices of 256", (256,) * 4),
+    (1024, "2 slices of 512", (512,) * 2),
+    (1024, "1 slice of 1024", (1024,)),
+    (1024, "1 of 400, 6 small", (400, 96, 64, 160, 24, 200, 80)),
+)
 
 
 @jax.jit
@@ -57,14 +62,17 @@ def milliseconds(function: Callable, *arguments: Any) -> float:
 def main() -> None:
     """Prints the table."""
     rng = np.random.default_rng(0)
-    qkv = jnp.asarray(rng.normal(size=(3, 1, PATCHES, HEADS, SIZE)), jnp.float32)
-    print("| row of 1024 patches | scores needed | computed | in blocks | as a square |\n|---|---|---|---|---|")
-    for name, slices in LAYOUTS.items():
-        segments = np.zeros((1, PATCHES), np.int32)
+    segment_attention_module.SHORT = 0
+    print(
+        "| patches of a row | holds | scores needed | computed | in blocks | as a square |\n|---|---|---|---|---|---|"
+    )
+    for patches, name, slices in LAYOUTS:
+        qkv = jnp.asarray(rng.normal(size=(3, 1, patches, HEADS, SIZE)), jnp.float32)
+        segments = np.zeros((1, patches), np.int32)
         segments[0, : sum(slices)] = np.repeat(np.arange(1, len(slices) + 1), slices)
         needed, computed = sum(n * n for n in slices), int(plan_attention(jnp.asarray(segments)).scores)
         ours, square = (milliseconds(function, qkv, segments) for function in (in_blocks, as_a_square))
-        print(f"| {name} | {needed:,} | {computed:,} | {ours:.0f} ms | {square:.0f} ms |", flush=True)
+        print(f"| {patches} | {name} | {needed:,} | {computed:,} | {ours:.1f} ms | {square:.1f} ms |", flush=True)
 
 
 if __name__ == "__main__":

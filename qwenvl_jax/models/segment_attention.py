@@ -24,8 +24,9 @@ from qwenvl_jax.parallel.activations import activation_spec, constrain, gather_p
 BLOCK = 128
 """Positions of a block. On two CPU cores 128 is as fast as 256 for slices of 256 to 1024 patches, faster for small ones."""
 SHORT = 384
-"""Rows up to this length are one block, all of whose scores are computed: forward and backward over two rows of 352 patches
-take 0.4 of the time of three blocks on two CPU cores, two of 512 0.7, one of 1,152 three times as long."""
+"""Rows up to this length are one block, all of whose scores are computed: with slices of 36 patches, forward and backward on
+two CPU cores, that takes 0.4 of the time of blocks for a row of 256 patches, 0.7 for 384, 1.4 for 1,024
+(`launch.benchmarks.vision_attention`)."""
 GROUP = 4
 """Pairs of blocks that one turn computes: G x N x C x C scores exist at a time in each row."""
 _LOWEST = -1e30
