@@ -14,6 +14,7 @@ be seen (`rendering.draw_frame`). Shares of the labels of scenes that the ViT of
 | patches away alone, no frame, 1,000 steps | 0.95 | | 0.85 |
 | tenths alone, frame, 1,000 steps | 0.86 | 0.65 | |
 | both, frame, 1,000 steps | 0.91 | 0.69 | 0.85 |
+| both, frame, 3,400 steps of smaller pictures, two layers of six heads instead of three of three | 0.97 | 0.80 | 0.95 |
 """
 
 from functools import lru_cache
