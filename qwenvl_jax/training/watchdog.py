@@ -4,10 +4,11 @@ JAX itself ends all processes when one of them gives no sign of life (`Run.lost_
 process that lives and does nothing: a loader that delivers no batch, and a collective that waits for that process.
 """
 
-import faulthandler
 import multiprocessing
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -67,8 +68,7 @@ class Watchdog:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._file.open("w") as file:
                 file.write(f"waiting for {self._what}\n")
-                file.flush()
-                faulthandler.dump_traceback(file, all_threads=True)
+                file.writelines(_stacks())
             self._written.set()
 
     def _end(self, sentence: str) -> NoReturn:
@@ -89,3 +89,15 @@ class Watchdog:
 
 def _in_short(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _stacks() -> Iterator[str]:
+    """The stack of each thread, the newest call last; no source is read, as the disk may be what is waited for.
+
+    `faulthandler` would leave out all but 100 threads, the main one among them.
+    """
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    for ident, frame in sys._current_frames().items():
+        yield f"\n{names.get(ident, ident)}\n"
+        calls = reversed(list(traceback.walk_stack(frame)))
+        yield from (f'  File "{f.f_code.co_filename}", line {line}, in {f.f_code.co_name}\n' for f, line in calls)

@@ -90,7 +90,8 @@ def test_labels_stand_beside_packed_patches(tmp_path):
             [frames] = encoder.pixels(sample, encoded)
             known[patchify(frames, encoder.patch).tobytes()] = labels
     patches = 512
-    stage = replace(recipe.stages[0], patches_per_row=patches, sequence_length=patches * len(RELATIVE_CLASSES), steps=4)
+    length = patches * len(RELATIVE_CLASSES)
+    stage = replace(recipe.stages[0], rows=1, patches_per_row=patches, sequence_length=length, steps=4)
     data = replace(recipe.data, root=str(tmp_path), tokenizer="bytes", window=16)
     shown = 0
     for batch, info in load(replace(recipe, stages=(stage,), data=data)):

@@ -35,8 +35,13 @@ def test_what_does_not_come_ends_the_run(tmp_path, codes, capsys) -> None:
     """One sentence with its name and the limit, the stacks of the threads in the run's folder, and the code that launchers
     take for a reason to start again."""
     ended, event = codes
+    over = threading.Event()
+    others = [threading.Thread(target=over.wait) for _ in range(120)]  # faulthandler would show 100 of them, and no more
+    for other in others:
+        other.start()
     with Watchdog(tmp_path, 0.2) as watched, watched.waits_for("batch 7 from the loader"):
         assert event.wait(30)
+    over.set()
     assert ended == [RESTART]
     [said] = capsys.readouterr().err.splitlines()
     assert "waited more than hang-seconds (0.2) for batch 7 from the loader; the stacks of all threads are in" in said
