@@ -10,7 +10,7 @@ from qwenvl_jax.models.parameters import Architecture, build
 FAMILIES = {"qwen_vl": small_model, "qwen2_vl": small_qwen2_vl}
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _patches_in_blocks():
     """The small models' patches are cut into blocks as those of long rows are."""
     with pytest.MonkeyPatch.context() as patch:
