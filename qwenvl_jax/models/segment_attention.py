@@ -4,6 +4,7 @@ A row that is not short is cut into blocks. Blocks that share no segment never m
 the segment ids, names the pairs of blocks that do, and a loop of as many turns computes them. Only the number of turns
 changes, no shape.
 Softmax is accumulated over the key blocks of a query (Milakov and Gimelshein 2018; Dao et al. 2022 for the backward pass).
+On a TPU kernels (`segment_kernel`) take the place of the loop, with a list of their own: a loop's turn is too small for one.
 
 Shape legend: B rows, P positions, N heads, H head size, C positions of a block, T = P / C blocks, G pairs of one turn.
 """
@@ -18,7 +19,8 @@ from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
-from qwenvl_jax.models.attention import attention
+from qwenvl_jax.models.attention import attention, resolve_implementation
+from qwenvl_jax.models.segment_kernel import attend_pairs
 from qwenvl_jax.parallel.activations import activation_spec, constrain, gather_positions, split_positions
 
 BLOCK = 128
@@ -29,6 +31,8 @@ two CPU cores, that takes 0.4 of the time of blocks for a row of 256 patches, 0.
 (`launch.benchmarks.vision_attention`)."""
 GROUP = 4
 """Pairs of blocks that one turn computes: G x N x C x C scores exist at a time in each row."""
+KERNEL_BLOCK = 256
+"""Positions of a block of the kernels: 2,304 patches of an image of 672 x 672 are nine of them."""
 _LOWEST = -1e30
 
 
@@ -47,29 +51,46 @@ class WorkList(NamedTuple):
     keys: jax.Array
     turns: jax.Array
 
-    @property
-    def scores(self) -> jax.Array:
-        """Scores that each head of a row computes; the square of the row's length if all blocks met."""
-        return self.turns * min(GROUP, self.segments.shape[1]) * self.segments.shape[2] ** 2
+
+class PairList(NamedTuple):
+    """Which blocks of queries meet which blocks of keys, for the kernels: see `segment_kernel.attend_pairs`.
+
+    Attributes:
+      segments: [B, T, C] int32, 0 for padding.
+      pairs: [B, T * T + 1] int32, T * T where there are no more.
+    """
+
+    segments: jax.Array
+    pairs: jax.Array
 
 
-def block_size(length: int) -> int:
-    """Positions of a block of rows of that length."""
-    return length if length <= SHORT else min(BLOCK, length)
-
-
-def plan_attention(segments: jax.Array) -> WorkList:
-    """The work list of rows with these segment ids, [B, P] int32, 0 for padding.
+def plan_attention(segments: jax.Array, implementation: str = "xla") -> WorkList | PairList:
+    """The list of rows with these segment ids, [B, P] int32, 0 for padding; `implementation` as in `models.attention`.
 
     A segment is best contiguous: two blocks meet where the ranges of their ids overlap.
     """
     segments = constrain(segments, "rows", None)
-    size = block_size(segments.shape[1])
+    by_kernel = resolve_implementation(implementation, jax.default_backend()) == "splash"
+    size = _block_size(segments.shape[1], by_kernel)
     segments = jnp.pad(segments, ((0, 0), (0, -segments.shape[1] % size)))
     blocks = rearrange(segments, "b (t c) -> b t c", c=size)
+    meets = _meetings(blocks, jnp)
+    if by_kernel and blocks.shape[1] > 1:
+        return PairList(blocks, _pair_list(meets))
+    return _work_list(blocks, meets)
+
+
+def _pair_list(meets: jax.Array) -> jax.Array:
+    """[B, T, T] -> [B, T * T + 1]."""
+    every = meets.shape[1] ** 2
+    flat = rearrange(meets, "b q k -> b (q k)")
+    return jax.vmap(lambda row: jnp.nonzero(row, size=every + 1, fill_value=every)[0].astype(jnp.int32))(flat)
+
+
+def _work_list(blocks: jax.Array, meets: jax.Array) -> WorkList:
+    """Of [B, T, C] segment ids in blocks and [B, T, T] which of them meet."""
     count = blocks.shape[1]
     group = min(GROUP, count)
-    meets = _meetings(blocks, jnp)
     # Turn by turn every query block gets its next key block, so that the queries of a turn are all different.
     rank = jnp.cumsum(meets, axis=2) - 1
     active = meets.sum(2, keepdims=True) > jnp.arange(count)  # [B, T, rank]
@@ -85,20 +106,39 @@ def plan_attention(segments: jax.Array) -> WorkList:
     return WorkList(blocks, queries, keys, padded.sum(1).max() // group)
 
 
-def computed_scores(segments: np.ndarray) -> int:
+def computed_scores(segments: np.ndarray, implementation: str) -> int:
     """Scores that each head computes for host rows with these segment ids, [B, P], all rows together."""
-    size = block_size(segments.shape[1])
-    return turns_of(segments) * min(GROUP, -(-segments.shape[1] // size)) * size**2 * len(segments)
+    meets, size, by_kernel = _host_meetings(segments, implementation)
+    if by_kernel:
+        return int(meets.sum()) * size**2
+    return _turns(meets) * min(GROUP, meets.shape[1]) * size**2 * len(segments)
 
 
-def turns_of(segments: np.ndarray) -> int:
-    """Turns of the loop over host rows with these segment ids, [B, P]."""
-    size = block_size(segments.shape[1])
-    segments = np.pad(segments, ((0, 0), (0, -segments.shape[1] % size)))
-    meets = _meetings(rearrange(segments, "b (t c) -> b t c", c=size), np)
+def turns_of(segments: np.ndarray, implementation: str) -> int:
+    """Turns of the loop over host rows with these segment ids, [B, P], or pairs that the kernels compute in the fullest."""
+    meets, _, by_kernel = _host_meetings(segments, implementation)
+    return int(meets.sum((1, 2)).max()) if by_kernel else _turns(meets)
+
+
+def _turns(meets: np.ndarray) -> int:
+    """Turns of four pairs, with different queries, that the fullest of [B, T, T] rows needs."""
     group = min(GROUP, meets.shape[1])
     together = (meets.sum(2)[:, :, None] > np.arange(meets.shape[1])).sum(1)  # [B, rank] blocks that have so many pairs
     return int((-(-together // group)).sum(1).max())
+
+
+def _host_meetings(segments: np.ndarray, implementation: str) -> tuple[np.ndarray, int, bool]:
+    """[B, T, T] which blocks meet, their size, and whether kernels compute them."""
+    by_kernel = implementation == "splash"
+    size = _block_size(segments.shape[1], by_kernel)
+    segments = np.pad(segments, ((0, 0), (0, -segments.shape[1] % size)))
+    meets = _meetings(rearrange(segments, "b (t c) -> b t c", c=size), np)
+    return meets, size, by_kernel and meets.shape[1] > 1
+
+
+def _block_size(length: int, by_kernel: bool) -> int:
+    """Positions of a block of rows of that length."""
+    return length if length <= SHORT else min(KERNEL_BLOCK if by_kernel else BLOCK, length)
 
 
 def _meetings(blocks: Any, xp: Any) -> Any:
@@ -108,8 +148,8 @@ def _meetings(blocks: Any, xp: Any) -> Any:
     return (low[:, :, None] <= high[:, None, :]) & (low[:, None, :] <= high[:, :, None])
 
 
-def segment_attention(q: jax.Array, k: jax.Array, v: jax.Array, work: WorkList) -> jax.Array:
-    """Scaled dot-product attention of [B, P, N, H] within the segments of the work list; padding gets zeros.
+def segment_attention(q: jax.Array, k: jax.Array, v: jax.Array, work: WorkList | PairList) -> jax.Array:
+    """Scaled dot-product attention of [B, P, N, H] within the segments of the list; padding gets zeros.
 
     Scores, softmax and sums are in float32 whatever the inputs' type. On a mesh each device has whole rows of its own
     heads, as in `models.attention`.
@@ -122,15 +162,32 @@ def segment_attention(q: jax.Array, k: jax.Array, v: jax.Array, work: WorkList) 
         return jnp.where((segments > 0)[..., None, None], mixed, 0)
     q, k, v = (gather_positions(x) for x in (q, k, v))
     padding = ((0, 0), (0, count * size - length), (0, 0), (0, 0))
-    q, k, v = (rearrange(jnp.pad(x, padding), "b (t c) n h -> b t n c h", c=size) for x in (q, k, v))
-    attend, mesh = _attend, jax.sharding.get_abstract_mesh()
+    q, k, v = (jnp.pad(x, padding) for x in (q, k, v))
+    if isinstance(work, PairList):
+        attend: Any = _attend_pairs
+        lists: Any = PairList
+    else:
+        attend, lists = _attend_list, WorkList
+    mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty and mesh.size > 1:  # left to itself, XLA exchanges blocks in every turn
-        spec = activation_spec(("rows", None, "attention_heads", None, None), q.shape, mesh)
+        spec = activation_spec(("rows", None, "attention_heads", None), q.shape, mesh)
         rows = PartitionSpec(spec[0])
-        lists = WorkList(rows, rows, rows, PartitionSpec())  # type: ignore[arg-type]
-        attend = jax.shard_map(_attend, in_specs=(spec, spec, spec, lists), out_specs=spec, check_vma=False)
-    mixed = attend(q, k, v, work)
-    return split_positions(rearrange(mixed, "b t n c h -> b (t c) n h")[:, :length])
+        listed = lists(*(rows if x.ndim else PartitionSpec() for x in work))
+        attend = jax.shard_map(attend, in_specs=(spec, spec, spec, listed), out_specs=spec, check_vma=False)
+    return split_positions(attend(q, k, v, work)[:, :length])
+
+
+def _attend_pairs(q: jax.Array, k: jax.Array, v: jax.Array, work: PairList) -> jax.Array:
+    """[B, S, N, H] of one device, by the kernels."""
+    q = (q.astype(jnp.float32) * q.shape[-1] ** -0.5).astype(q.dtype)
+    q, k, v = (checkpoint_name(x.swapaxes(1, 2), "attention_input") for x in (q, k, v))
+    return attend_pairs(q, k, v, *work).swapaxes(1, 2)
+
+
+def _attend_list(q: jax.Array, k: jax.Array, v: jax.Array, work: WorkList) -> jax.Array:
+    """[B, S, N, H] of one device, by the loop."""
+    q, k, v = (rearrange(x, "b (t c) n h -> b t n c h", c=work.segments.shape[2]) for x in (q, k, v))
+    return rearrange(_attend(q, k, v, work), "b t n c h -> b (t c) n h")
 
 
 @jax.custom_vjp

@@ -15,7 +15,7 @@ from qwenvl_jax.planning.parts import part_of
 
 
 def traced_flops(jaxpr: Jaxpr, data_trips: int = 1) -> dict[str, float]:
-    """part -> FLOPs of the whole mesh; a loop whose bound is data runs `data_trips` times."""
+    """part -> FLOPs of the whole mesh; a loop whose bound is data runs `data_trips` times, and kernels so many pairs."""
     counted: dict[str, float] = defaultdict(float)
     _count(jaxpr, 1.0, "", counted, data_trips)
     return counted
@@ -32,7 +32,7 @@ def _count(jaxpr: Jaxpr, times: float, scope: str, counted: dict[str, float], da
             counted[part_of(here)] += times * 2.0 * size * math.prod(shapes[0][axis] for axis in contracted)
         elif name == "pallas_call":
             kernel = str(equation.params.get("name") or equation.params.get("name_and_src_info"))
-            counted[part_of(here)] += times * kernel_flops(kernel, here, shapes)
+            counted[part_of(here)] += times * kernel_flops(kernel, here, shapes, data_trips)
         else:
             inner = times
             if name == "scan":

@@ -122,7 +122,7 @@ class Module:
     entry: str = ""
     computations: dict[str, list[Instruction]] = field(default_factory=dict)
     data_trips: int = 1
-    """How often a loop runs whose bound is data: that over the work list of the vision tower's attention."""
+    """How often a loop runs whose bound is data, or pairs that a kernel computes: the vision tower's attention."""
 
     def trips(self, loop: Instruction) -> int:
         """How often a `while` runs: XLA's own note, the bound in the condition of a counted loop, or `data_trips`."""

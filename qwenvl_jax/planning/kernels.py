@@ -4,16 +4,25 @@ import math
 
 SPLASH_MATMULS = {"splash_mha_fwd": 2, "splash_mha_dq": 3, "splash_mha_dkv": 4}
 """Kernel name -> matmuls of queries x keys x head size that it runs (the backward kernels compute the scores again)."""
+SEGMENT_MATMULS = {"segment_attention_forward": 2, "segment_attention_queries": 3, "segment_attention_keys": 4}
+"""The same of the kernels of `models.segment_kernel`."""
 
 
-def kernel_flops(name: str, scope: str, shapes: list[tuple[int, ...]]) -> float:
-    """FLOPs of one call of splash attention; 0 for kernels that are not known.
+def kernel_flops(name: str, scope: str, shapes: list[tuple[int, ...]], pairs: int = 1) -> float:
+    """FLOPs of one call of a kernel of attention; 0 for kernels that are not known.
 
     Args:
       name: of the kernel.
       scope: where it was traced; `causal_attention` in it means that blocks above the diagonal are skipped.
-      shapes: of its operands; the first two of four dimensions, [B, N, S, H] and [B, K, T, H], are queries and keys.
+      shapes: of its operands. Of splash attention the first two of four dimensions, [B, N, S, H] and [B, K, T, H], are
+        queries and keys; of attention inside segments the first of three, [N, S, H], is queries, and [T, 1, C] are ids.
+      pairs: of blocks that attention inside segments computes.
     """
+    if matmuls := next((count for known, count in SEGMENT_MATMULS.items() if known in name), 0):
+        of_blocks = [shape for shape in shapes if len(shape) == 3]
+        heads, _, size = of_blocks[0]
+        block = next(shape[2] for shape in of_blocks if shape[1] == 1 and shape[0] * shape[2] == of_blocks[0][1])
+        return matmuls * 2.0 * pairs * block**2 * heads * size
     matmuls = next((count for known, count in SPLASH_MATMULS.items() if known in name), 0)
     tensors = [shape for shape in shapes if len(shape) == 4]
     if not matmuls or len(tensors) < 2:

@@ -159,7 +159,7 @@ def make_plan(run: Run, stage: Stage, topology: Topology) -> Plan:
     state, table = abstract_state(run, stage, architecture, mesh)
     batch = abstract_batch(run, stage, mesh)
     traced = trace_step(run, stage, architecture, table, state, batch, mesh)
-    turns, scores = vision_attention(stage)
+    turns, scores = vision_attention(stage, run.precision.attention)
     held = ((state.trained, state.frozen), state.optimizer, batch)
     parameters, moments, rows = (float(device_bytes(part)) for part in held)
     chip = topology.chip
@@ -187,13 +187,13 @@ def make_plan(run: Run, stage: Stage, topology: Topology) -> Plan:
     return _complete(plan, compiled, turns, topology, mesh, time.perf_counter() - began)
 
 
-def vision_attention(stage: Stage) -> tuple[int, float | None]:
-    """Turns of the loop over the work list, and scores of all rows, where rows are full of slices of `SLICE` patches; of a
-    stage without patches 1 and None."""
+def vision_attention(stage: Stage, attention: str) -> tuple[int, float | None]:
+    """Turns of the loop over the work list, or pairs of the kernels, and scores of all rows, where rows are full of slices
+    of `SLICE` patches; of a stage without patches 1 and None."""
     if not stage.patches_per_row:
         return 1, None
     segments = np.arange(stage.patches_per_row)[None] // SLICE + 1
-    return turns_of(segments), float(stage.rows * computed_scores(segments))
+    return turns_of(segments, attention), float(stage.rows * computed_scores(segments, attention))
 
 
 def _complete(

@@ -23,6 +23,11 @@ FREE = (
     "partition-id", "replica-id", "while", "call", "conditional", "optimization-barrier", "call-start", "call-done",
 )  # fmt: skip
 """Operations that move nothing themselves."""
+READS = ("dynamic-slice", "gather")
+UPDATES = {"dynamic-update-slice": 1, "scatter": 2}
+"""What writes in place, and which operand it writes."""
+VIEWS = ("bitcast", "reshape", "transpose")
+"""Within a fusion: other names of the same memory."""
 
 
 @dataclass
@@ -70,17 +75,18 @@ class Walk:
 
     def __init__(self, module: Module, chip: Chip, devices: int, bandwidth: Callable[[int], float]):
         self.module, self.chip, self.devices, self.bandwidth = module, chip, devices, bandwidth
-        self._known: dict[str, Totals] = {}
+        self._known: dict[tuple[str, frozenset[str]], Totals] = {}
 
     def run(self) -> Totals:
-        return self._computation(self.module.entry)
+        return self._computation(self.module.entry, frozenset())
 
-    def _computation(self, name: str) -> Totals:
-        if name not in self._known:
-            self._known[name] = self._walk(self.module.computations[name])
-        return self._known[name]
+    def _computation(self, name: str, under_way: frozenset[str]) -> Totals:
+        """`under_way`: keys of the collectives that started before, outside of this computation."""
+        if (name, under_way) not in self._known:
+            self._known[name, under_way] = self._walk(self.module.computations[name], under_way)
+        return self._known[name, under_way]
 
-    def _walk(self, instructions: list[Instruction]) -> Totals:
+    def _walk(self, instructions: list[Instruction], under_way: frozenset[str]) -> Totals:
         totals, free = Totals(), 0.0
         pending: dict[str, float] = {}
         results = {i.name: i.result for i in instructions}
@@ -95,7 +101,7 @@ class Walk:
             part = part_of(i.scope)
             if i.opcode == "while":
                 body = i.attribute(r"body=%?([\w.\-]+)") or ""
-                totals.add(self._computation(body), self.module.trips(i))
+                totals.add(self._computation(body, under_way.union(pending)), self.module.trips(i))
                 continue
             if i.opcode.endswith("-done") and i.operands and i.operands[0] in pending:
                 wait(i.operands[0], part)
@@ -103,7 +109,8 @@ class Walk:
             moves = self._collectives(i)
             for kind, size, group, key, is_async in moves:
                 seconds = collective_seconds(kind, size, group, self.bandwidth(group))
-                if key in pending:  # a later piece of a collective that was counted when it started
+                # A later piece of a collective that was counted when it started; a loop may carry pieces in its turns.
+                if key in pending or key in under_way:
                     if "done" in i.name:
                         wait(key, part)
                     continue
@@ -117,14 +124,18 @@ class Walk:
                     totals.seconds += seconds
                     totals.busy[part, "waiting"] += seconds
             if i.opcode in ("call", "conditional"):
-                longest = [self._computation(c) for c in i.called if c in self.module.computations]
+                inside = under_way.union(pending)
+                longest = [self._computation(c, inside) for c in i.called if c in self.module.computations]
                 totals.add(max(longest, key=lambda t: t.seconds, default=Totals()), 1)
                 continue
             seconds, kind = self._seconds(i, results)
+            if i.opcode not in FREE and not moves:
+                traffic = self._traffic(i, results)
+                totals.traffic[part] += traffic
+                if any(x in ("gather", "scatter") for x in self._inside(i)):  # of which XLA has no estimate
+                    seconds = max(seconds, traffic / self.chip.bandwidth)
             totals.seconds += seconds
             totals.busy[part, kind] += seconds
-            if i.opcode not in FREE and not moves:
-                totals.traffic[part] += self._traffic(i, results)
         return totals
 
     def _collectives(self, i: Instruction) -> list[tuple[str, float, int, str, bool]]:
@@ -160,31 +171,43 @@ class Walk:
     def _seconds(self, i: Instruction, results: dict[str, tuple[Array, ...]]) -> tuple[float, str]:
         if i.opcode == "custom-call" and "tpu_custom_call" in i.text:
             shapes = [a.shape for name in i.operands for a in results.get(name, ())]
-            flops = kernel_flops(i.name, i.scope, shapes)
+            flops = kernel_flops(i.name, i.scope, shapes, self.module.data_trips)
             return flops / (KERNEL_EFFICIENCY * self.chip.flops), "kernel"
-        inside = (
-            [x.opcode for c in i.called for x in self.module.computations.get(c, [])] if i.opcode == "fusion" else []
-        )
-        if i.opcode in MATMULS or any(opcode in MATMULS for opcode in inside):
+        if i.opcode in MATMULS or any(opcode in MATMULS for opcode in self._inside(i)):
             kind = "matmul"
         else:
             kind = "copy" if "copy" in i.name else "elementwise"
         return i.cycles / self.chip.clock, kind
 
+    def _inside(self, i: Instruction) -> list[str]:
+        """Opcodes of what a fusion fuses."""
+        called = i.called if i.opcode == "fusion" else ()
+        return [x.opcode for c in called for x in self.module.computations.get(c, [])]
+
     def _traffic(self, i: Instruction, results: dict[str, tuple[Array, ...]]) -> float:
-        """Bytes of main memory that an operation reads and writes; of a stack that it slices, the slice."""
+        """Bytes of main memory that an operation reads and writes; of what it slices or gathers from, and writes in place,
+        the part that is touched."""
         inside = self.module.computations.get(i.called[0], []) if i.opcode == "fusion" and i.called else []
         parameters = [x for x in inside if x.opcode == "parameter"]
         total = sum(a.allocated for a in i.result if not a.space)
-        updates = [x for x in inside if x.opcode == "dynamic-update-slice"]
-        if updates:  # written in place
+        updates = [x for x in inside if x.opcode in UPDATES]
+        if updates:
             sizes = {x.name: sum(a.allocated for a in x.result) for x in inside}
-            total = sum(sizes.get(x.operands[1], 0.0) for x in updates)
+            total = sum(sizes.get(x.operands[UPDATES[x.opcode]], 0.0) for x in updates)
         for place, name in enumerate(i.operands):
             size = sum(a.allocated for a in results.get(name, ()) if not a.space)
             if size and place < len(parameters):
-                users = [x for x in inside if parameters[place].name in x.operands]
-                if users and all(x.opcode in ("dynamic-slice", "dynamic-update-slice") for x in users):
-                    size = sum(a.allocated for x in users if x.opcode == "dynamic-slice" for a in x.result)
+                users = _users(parameters[place], inside)
+                if users and all(x.opcode in (*READS, *UPDATES) for x in users):
+                    size = sum(a.allocated for x in users if x.opcode in READS for a in x.result)
             total += size
         return total
+
+
+def _users(value: Instruction, inside: list[Instruction]) -> list[Instruction]:
+    """What uses a value within a fusion; views of it are looked through, but for one that is its result."""
+    found = []
+    for x in inside:
+        if value.name in x.operands:
+            found += (_users(x, inside) if x.opcode in VIEWS else None) or [x]
+    return found

@@ -130,7 +130,7 @@ def train_stage(
             return {**state.trained, **state.frozen}
         accounting, expected = Accounting(run, stage, table), abstract_batch(run, stage, mesh)
         compiled, stop, watchdog = None, StopRequest(), Watchdog(workdir, run.hang_seconds)
-        meter = Meter(counted_rows(stage.rows, mesh), position["unlogged"])
+        meter = Meter(counted_rows(stage.rows, mesh), run.precision.attention, position["unlogged"])
         with (
             closing(Recorder(workdir, stage.name, start, stage.steps) if writes() else NoRecorder()) as recorder,
             closing(skipped_updates(run, stage, workdir, start, position)) as skipped,

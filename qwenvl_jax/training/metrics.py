@@ -90,13 +90,14 @@ class Recorder(NoRecorder):
 PATCH_FIGURES = ("vision_scores", "patch_padding")
 
 
-def patch_figures(segments: np.ndarray | None) -> dict[str, float]:
-    """What rows of Qwen2-VL cost the vision tower, from their [B, P] segments of patches: scores that each head computes,
-    and the share of the patches that are padding. Nothing for rows without patches."""
+def patch_figures(segments: np.ndarray | None, attention: str) -> dict[str, float]:
+    """What rows of Qwen2-VL cost the vision tower, from their [B, P] segments of patches: scores that each head computes
+    in this implementation of attention, and the share of the patches that are padding. Nothing for rows without patches.
+    """
     if segments is None or not segments.size:
         return {}
     used = float((segments > 0).mean())
-    return dict(zip(PATCH_FIGURES, (float(computed_scores(segments)), 1 - used)))
+    return dict(zip(PATCH_FIGURES, (float(computed_scores(segments, attention)), 1 - used)))
 
 
 def _over_processes(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -122,10 +123,10 @@ class Counts(Protocol):
 class Meter:
     """Sums what happened between two lines of metrics, in all processes: each adds its steps, and all ask together."""
 
-    def __init__(self, rows: Sequence[int], unlogged: Sequence[Mapping[str, Any]] = ()) -> None:
-        """`rows` of a host batch that this process counts; `unlogged` as a checkpoint kept it: earlier steps that the next
-        line's losses are about."""
-        self._rows = np.asarray(rows, int)
+    def __init__(self, rows: Sequence[int], attention: str, unlogged: Sequence[Mapping[str, Any]] = ()) -> None:
+        """`rows` of a host batch that this process counts; `attention` is its implementation; `unlogged` as a checkpoint
+        kept it: earlier steps that the next line's losses are about."""
+        self._rows, self._attention = np.asarray(rows, int), attention
         self.reset()
         self._settled.extend(unlogged)
 
@@ -161,7 +162,7 @@ class Meter:
         self.used += int((segments > 0).sum())
         self.positions += segments.size
         patches = None if host.patch_segments is None else host.patch_segments[self._rows]
-        counted = {"replaced": info.replaced, "dropped": info.dropped, **patch_figures(patches)}
+        counted = {"replaced": info.replaced, "dropped": info.dropped, **patch_figures(patches, self._attention)}
         self._open.append((metrics, counted))
 
     def figures(self, tasks: tuple[str, ...]) -> dict[str, float]:

@@ -84,9 +84,9 @@ def test_blocks_meet_once_where_segments_overlap(lengths: list[list[int]]) -> No
 
 def test_cost_follows_the_segments() -> None:
     """Twice as many segments of one length cost twice as much, not four times; padding costs nothing."""
-    counts = [int(plan_attention(segments_of([[4] * n])).scores) for n in (0, 3, 6)]
+    counts = [computed_scores(segments_of([[4] * n]), "xla") for n in (0, 3, 6)]
     assert counts == [0, 3 * 16, 6 * 16]
-    assert int(plan_attention(segments_of([[30]])).scores) == 72 * 16  # 8 ranks of 8 pairs, each in turns of 3
+    assert computed_scores(segments_of([[30]]), "xla") == 72 * 16  # 8 ranks of 8 pairs, each in turns of 3
 
 
 def test_short_rows_are_one_block(monkeypatch) -> None:
@@ -96,8 +96,7 @@ def test_short_rows_are_one_block(monkeypatch) -> None:
     cut = segment_attention(*qkv, plan_attention(jnp.asarray(segments)))
     monkeypatch.setattr(module, "SHORT", LENGTH)
     work = plan_attention(jnp.asarray(segments))
-    assert int(work.scores) == LENGTH**2
-    assert computed_scores(segments) == ROWS * LENGTH**2
+    assert computed_scores(segments, "xla") == ROWS * LENGTH**2
     whole = np.asarray(segment_attention(*qkv, work))
     np.testing.assert_allclose(whole, cut, atol=5e-6)
     assert not whole[0, 19:].any()

@@ -9,7 +9,7 @@ from small_model import small_run, small_stage
 from configs.qwen2_vl import MODEL_2B, MODEL_7B
 from configs.qwen_vl import MODEL
 from qwenvl_jax.config import MeshConfig
-from qwenvl_jax.models.segment_attention import BLOCK
+from qwenvl_jax.models.segment_attention import BLOCK, KERNEL_BLOCK
 from qwenvl_jax.planning.fit import meshes
 from qwenvl_jax.planning.plan import SLICE, Memory, Plan, Time, vision_attention
 from qwenvl_jax.planning.report import to_json, to_text
@@ -67,15 +67,18 @@ def test_context_is_the_runs(model, tensor) -> None:
     ]
 
 
-def test_what_rows_hold_is_assumed_once() -> None:
+@pytest.mark.parametrize("attention", ["xla", "splash"])
+def test_what_rows_hold_is_assumed_once(attention: str) -> None:
     """FLOPs that are needed and turns of the loop follow the same slices: nearly all scores computed are needed, and rows of
     twice as many patches cost twice as much."""
     stage = small_stage(rows=8, images_per_row=0, resolution=0, patches_per_row=16 * SLICE)
-    turns, scores = vision_attention(stage)
+    turns, scores = vision_attention(stage, attention)
     assert scores is not None
-    assert SLICE % BLOCK == 0  # so that no block has two slices; only the last turns are not full
+    assert (
+        SLICE % BLOCK == SLICE % KERNEL_BLOCK == 0
+    )  # so that no block has two slices; only the last turns are not full
     assert 16 * SLICE**2 <= scores / 8 < 1.02 * 16 * SLICE**2
-    more, twice = vision_attention(dataclasses.replace(stage, patches_per_row=32 * SLICE))
+    more, twice = vision_attention(dataclasses.replace(stage, patches_per_row=32 * SLICE), attention)
     assert twice == pytest.approx(2 * scores, rel=0.01)
     assert more == pytest.approx(2 * turns, rel=0.01)
-    assert vision_attention(small_stage(images_per_row=2)) == (1, None)
+    assert vision_attention(small_stage(images_per_row=2), attention) == (1, None)

@@ -24,6 +24,95 @@ def test_time_is_cycles_and_collectives() -> None:
     assert totals.traffic["vision"] == 6 * 2 * 8 * 128 * 4
 
 
+CARRIED = """HloModule jit_step, is_scheduled=true
+
+%begins (b: f32[2,8]) -> (f32[2,8], f32[8,8]) {
+  %b = f32[2,8] parameter(0)
+  %whole = f32[8,8] all-gather(%b), channel_id=4, replica_groups=[2,4]<=[8], dimensions={0}
+  ROOT %begun = (f32[2,8], f32[8,8]) tuple(%b, %whole)
+}
+
+%goes_on (g: f32[2,8]) -> f32[8,8] {
+  %g = f32[2,8] parameter(0)
+  ROOT %piece = f32[8,8] all-gather(%g), channel_id=4, replica_groups=[2,4]<=[8], dimensions={0}
+}
+
+%ends (e: f32[2,8]) -> f32[8,8] {
+  %e = f32[2,8] parameter(0)
+  ROOT %rest = f32[8,8] all-gather(%e), channel_id=4, replica_groups=[2,4]<=[8], dimensions={0}
+}
+
+%body (p: (s32[], f32[2,8])) -> (s32[], f32[2,8]) {
+  %p = (s32[], f32[2,8]) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %one = s32[] constant(1)
+  %next = s32[] add(%i, %one)
+  %x = f32[2,8] get-tuple-element(%p), index=1
+  %y = f32[8,8] fusion(%x), kind=kOutput, calls=%goes_on, METADATA
+  ROOT %out = (s32[], f32[2,8]) tuple(%next, %x)
+}
+
+%condition (p.1: (s32[], f32[2,8])) -> pred[] {
+  %p.1 = (s32[], f32[2,8]) parameter(0)
+  %i.1 = s32[] get-tuple-element(%p.1), index=0
+  %bound = s32[] constant(5)
+  ROOT %less = pred[] compare(%i.1, %bound), direction=LT
+}
+
+ENTRY %main (a: f32[2,8]) -> f32[8,8] {
+  %a = f32[2,8] parameter(0)
+  %zero = s32[] constant(0)
+  %async-collective-start.1 = (f32[2,8], f32[8,8]) fusion(%a), kind=kOutput, calls=%begins
+  %start = (s32[], f32[2,8]) tuple(%zero, %a)
+  %loop = (s32[], f32[2,8]) while(%start), condition=%condition, body=%body
+  ROOT %async-collective-done.1 = f32[8,8] fusion(%a), kind=kOutput, calls=%ends
+}
+""".replace("METADATA", 'backend_config={"estimated_cycles":"700"}')
+
+
+def test_a_collective_that_a_loop_carries_is_one() -> None:
+    """It starts before the loop, goes on in each of five turns, and ends behind it: one gather of 256 bytes, of whose time
+    the turns cover theirs."""
+    totals = Walk(parse(CARRIED), CHIP, 8, lambda group: 1e3 * group).run()
+    assert totals.collectives == {("all-gather", True): 1}
+    assert totals.moved == {"all-gather": 256}
+    assert abs(totals.seconds - 256 * 0.75 / 4e3) < 1e-9
+
+
+GATHERED = """HloModule jit_step, is_scheduled=true
+
+%taken (t: f32[1000,8,128], n: s32[2]) -> f32[2,8,128] {
+  %t = f32[1000,8,128]{2,1,0} parameter(0)
+  %n = s32[2]{0} parameter(1)
+  %view = f32[1000,1024]{1,0} bitcast(%t)
+  ROOT %rows = f32[2,8,128]{2,1,0} gather(%view, %n), offset_dims={1,2}
+}
+
+%put (p: f32[1000,8,128], m: s32[2], u: f32[2,8,128]) -> f32[1000,8,128] {
+  %p = f32[1000,8,128]{2,1,0} parameter(0)
+  %m = s32[2]{0} parameter(1)
+  %u = f32[2,8,128]{2,1,0} parameter(2)
+  ROOT %new = f32[1000,8,128]{2,1,0} scatter(%p, %m, %u), update_window_dims={1,2}, to_apply=%sum
+}
+
+ENTRY %main (a: f32[1000,8,128], i: s32[2]) -> f32[1000,8,128] {
+  %a = f32[1000,8,128]{2,1,0} parameter(0)
+  %i = s32[2]{0} parameter(1)
+  %found = f32[2,8,128]{2,1,0} fusion(%a, %i), kind=kLoop, calls=%taken
+  ROOT %result = f32[1000,8,128]{2,1,0} fusion(%a, %i, %found), kind=kLoop, calls=%put
+}
+"""
+
+
+def test_gathers_and_scatters_touch_what_they_name() -> None:
+    """Two of a thousand blocks are read and written, then two read and two written; XLA has no cycles for either, and they
+    take what their bytes do."""
+    totals = Walk(parse(GATHERED), CHIP, 8, lambda group: 1e3 * group).run()
+    two = 2 * 8 * 128 * 4
+    assert abs(totals.traffic["other"] - 4 * two) < 32  # and the numbers of the blocks
+    assert totals.seconds == totals.traffic["other"] / CHIP.bandwidth
+
+
 def test_memory_is_shared_as_xla_shares_it() -> None:
     """The loop's carry and the result lie in the donated argument's tile; only scalars come beside it."""
     assert memory.donations(TEXT) == {0: 0}
@@ -39,6 +128,14 @@ def test_kernels_skip_blocks_above_the_diagonal() -> None:
     assert kernel_flops("splash_mha_fwd_residuals", "x/full_attention/y", shapes) == whole
     assert kernel_flops("splash_mha_fwd_residuals", "x/causal_attention/y", shapes) == whole / 2
     assert kernel_flops("another_kernel", "", shapes) == 0
+
+
+def test_kernels_inside_segments_compute_pairs() -> None:
+    """Forward: two products of 256 queries, 256 keys and the head size of 80, for 16 heads and each of 7 pairs."""
+    shapes = [(), (2, 81), (16, 2048, 80), (16, 2048, 80), (16, 80, 2048), (8, 1, 256), (8, 256, 1)]
+    whole = 2 * 2 * 7 * 256 * 256 * 80 * 16
+    assert kernel_flops("segment_attention_forward", "", shapes, pairs=7) == whole
+    assert kernel_flops("segment_attention_keys", "", shapes, pairs=7) == 2 * whole
 
 
 def test_parts_of_scopes() -> None:

@@ -7,14 +7,17 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from launch.plan import without_a_tpu
 from qwenvl_jax.config import MeshConfig
+from qwenvl_jax.models.segment_attention import KERNEL_BLOCK, plan_attention, segment_attention
 from qwenvl_jax.parallel.mesh import make_mesh
 from qwenvl_jax.planning import hlo, memory
 from qwenvl_jax.planning.devices import describe
+from qwenvl_jax.planning.flops import traced_flops
 from qwenvl_jax.planning.plan import Memory, Plan, needed, slices_that_fit, what_would_fit
 from qwenvl_jax.planning.report import to_text
 from qwenvl_jax.planning.schedule import Walk
 
 LAYERS, WIDTH, ROWS = 24, 1024, 512
+LENGTH, HEADS, SIZE = 1024, 4, 80
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,6 +62,30 @@ def test_a_scanned_program_on_four_chips() -> None:
     assert totals.moved["all-gather"] == pytest.approx(2 * LAYERS * layer, rel=0.1)
     ideal = 4 * 2 * LAYERS * ROWS * WIDTH * WIDTH / 4 / topology.chip.flops  # forward, forward again, two products back
     assert totals.seconds > ideal
+
+
+@pytest.mark.parametrize("name", ["v5p:2x2x1", "v5e:2x2", "v6e:2x2"])
+def test_kernels_inside_segments_compile(name: str) -> None:
+    """A TPU's compiler takes them forward and backward in bfloat16, heads of 80, with a list whose length is data; what the
+    program runs is counted by the pairs that are said."""
+    topology = describe(name)
+    mesh = make_mesh(MeshConfig(1, 2, 2), list(topology.devices))
+
+    def shape(dtype, *size):
+        return jax.ShapeDtypeStruct(size, dtype, sharding=NamedSharding(mesh, PartitionSpec("fsdp")))
+
+    def loss(q, k, v, segments):
+        mixed = segment_attention(q, k, v, plan_attention(segments, "splash"))
+        return jnp.square(mixed.astype(jnp.float32)).sum()
+
+    x = shape(jnp.bfloat16, 2, LENGTH, HEADS, SIZE)
+    with jax.set_mesh(mesh):
+        traced = jax.jit(jax.grad(loss, (0, 1, 2))).trace(x, x, x, shape(jnp.int32, 2, LENGTH))
+    compiled = traced.lower().compile()
+    assert "segment_attention_keys" in compiled.as_text()
+    once, twice = (sum(traced_flops(traced.jaxpr.jaxpr, pairs).values()) for pairs in (1, 2))
+    pair = 2 * KERNEL_BLOCK**2 * SIZE * HEADS * 2  # a product, of both rows
+    assert twice - once == (2 + 3 + 4) * pair
 
 
 def plan(peak: float) -> Plan:

@@ -56,7 +56,7 @@ def test_numbers_that_are_not_finite_stay_json(tmp_path) -> None:
 
 def test_figures_of_several_steps() -> None:
     """Means of losses and norms, losses per task over its tokens (also of a task that stands twice), padding, counts."""
-    meter = Meter(range(2))
+    meter = Meter(range(2), "xla")
     segments = np.array([[1, 1, 2, 0], [1, 1, 1, 1]])
     for loss in (1.0, 3.0):
         sums, tokens = np.array([loss * 4, 2.0, 0.0, 6.0]), np.array([4.0, 1.0, 0.0, 1.0])
@@ -72,7 +72,7 @@ def test_figures_of_several_steps() -> None:
 
 def test_losses_are_of_the_steps_that_were_learned() -> None:
     """A step whose update was skipped is counted and spoils no mean; where all were, the figures show it."""
-    meter, segments = Meter([0]), np.ones((1, 2), int)
+    meter, segments = Meter([0], "xla"), np.ones((1, 2), int)
     tokens = np.ones(1)
     good = {"loss": 2.0, "grad_norm": 3.0, "task_loss_sums": 2 * tokens, "task_tokens": tokens, **DONE}
     bad = {**good, "loss": np.nan, "grad_norm": np.nan, "task_loss_sums": np.nan * tokens, "skipped": 1.0}
@@ -89,14 +89,14 @@ def test_losses_are_of_the_steps_that_were_learned() -> None:
 def test_unlogged_steps_count_in_the_losses_after_a_restart() -> None:
     """A meter that goes on from a checkpoint's JSON gives the same bits as one never stopped."""
     rng = np.random.default_rng(0)
-    whole, segments = Meter(range(2)), np.ones((2, 3), int)
+    whole, segments = Meter(range(2), "xla"), np.ones((2, 3), int)
     steps = [
         {"loss": x, "grad_norm": x, "task_loss_sums": np.array([x, x]), "task_tokens": np.array([x, x]), **DONE}
         for x in rng.random(5).astype(np.float32)
     ]
     for metrics in steps[:3]:
         whole.add(0.0, host(segments), INFO, metrics)
-    resumed = Meter(range(2), json.loads(json.dumps(whole.unlogged())))
+    resumed = Meter(range(2), "xla", json.loads(json.dumps(whole.unlogged())))
     for meter in (whole, resumed):
         for metrics in steps[3:]:
             meter.add(0.0, host(segments), INFO, metrics)

@@ -24,7 +24,7 @@ from qwenvl_jax.models.layers import (
     rotary_frequencies,
     scan_layers,
 )
-from qwenvl_jax.models.segment_attention import WorkList, plan_attention, segment_attention
+from qwenvl_jax.models.segment_attention import PairList, WorkList, plan_attention, segment_attention
 from qwenvl_jax.processing.patches import normalize_patches
 
 ROTARY_BASE = 10000.0
@@ -65,7 +65,7 @@ class VisionBlock(nnx.Module):
         self.down = Projection("bpf,fc->bpc", (f, c), ("mlp", "embed"), rngs, bias=(1,), layers=layers)
         self.activation = config.activation
 
-    def __call__(self, x: jax.Array, angles: Angles, work: WorkList, _: Any) -> tuple[jax.Array, None]:
+    def __call__(self, x: jax.Array, angles: Angles, work: WorkList | PairList, _: Any) -> tuple[jax.Array, None]:
         y = self.norm_1(x)
         q, k, v = apply_rotary(self.q(y), angles), apply_rotary(self.k(y), angles), self.v(y)
         x = x + self.out(segment_attention(q, k, v, work))
@@ -91,7 +91,7 @@ class VisionEncoder(nnx.Module):
         x = normalize_patches(patches).astype(jnp.dtype(self.precision.compute))
         x = self.patch_embedding(x)
         angles = vision_angles(positions, self.config.width // self.config.heads)
-        shared = (angles, plan_attention(segments))
+        shared = (angles, plan_attention(segments, self.precision.attention))
         x, _ = scan_layers(self.blocks, x, *shared, remat=self.precision.remat, unroll=self.precision.unroll)
         return x
 
