@@ -13,7 +13,7 @@ from flax import nnx
 from qwenvl_jax.config import PrecisionConfig
 from qwenvl_jax.models.attention import attention
 from qwenvl_jax.models.layers import Projection, RMSNorm, apply_rotary, gated, normal, scan_layers
-from qwenvl_jax.parallel.activations import constrain
+from qwenvl_jax.parallel.activations import constrain, gather_stream
 
 Angles = tuple[jax.Array, jax.Array]
 """cos and sin, [B, S, 1, H/2] each."""
@@ -102,7 +102,7 @@ class DecoderBlock(nnx.Module):
         cached: tuple[jax.Array, tuple[jax.Array, jax.Array]] | None,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
         """One layer: `cached` is its number and the keys and values of all layers, which come back with its own written."""
-        y = self.norm_1(x)
+        y = gather_stream(self.norm_1(x))
         lanes = self.implementation == "splash"  # that is, on a TPU
         q, k, v = apply_rotary(self.q(y), query_angles, lanes), apply_rotary(self.k(y), key_angles, lanes), self.v(y)
         stored = None
@@ -118,7 +118,7 @@ class DecoderBlock(nnx.Module):
                 implementation=self.implementation,
             )
         )  # fmt: skip
-        y = self.norm_2(x)
+        y = gather_stream(self.norm_2(x))
         x = x + self.down(gated(self.up(y), self.gate(y)))
         return x, stored
 

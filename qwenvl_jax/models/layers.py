@@ -17,7 +17,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
-from qwenvl_jax.parallel.activations import constrain
+from qwenvl_jax.parallel.activations import constrain, split_stream
 
 Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
 
@@ -183,6 +183,7 @@ class Projection(nnx.Module):
         """
         self.equation = equation
         self.output_axes = output_axes(equation, axes)
+        self.sums_shards = axes[0] in ("heads", "mlp") and "stream" in self.output_axes
         self.kernel = parameter(
             rngs, init or normal(math.prod(shape[: summed_axes(equation)]) ** -0.5), shape, axes, layers
         )
@@ -195,6 +196,7 @@ class Projection(nnx.Module):
         inward, outward = kernel.shape[:summed], kernel.shape[summed:]
         y = matmul(x.reshape(*x.shape[: x.ndim - summed], math.prod(inward)), kernel.reshape(math.prod(inward), -1))
         y = constrain(y.reshape(*y.shape[:-1], *outward), *self.output_axes)
+        y = split_stream(y) if self.sums_shards else y
         y = y if self.bias is None else y + self.bias[...].astype(x.dtype)
         return checkpoint_name(y, "mlp_hidden") if "mlp" in self.output_axes else y
 

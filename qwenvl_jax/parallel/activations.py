@@ -6,6 +6,7 @@ Qwen-7B on 64 devices then moves 1,700 GB of partial sums a step instead of gath
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import jax
 from jax.sharding import PartitionSpec
@@ -54,6 +55,31 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     if mesh.empty or mesh.size == 1:
         return x
     return jax.lax.with_sharding_constraint(x, activation_spec(axes, x.shape, mesh))
+
+
+def gather_stream(x: jax.Array) -> jax.Array:
+    """[B, S, D] of the residual stream -> the positions that `tensor` splits, gathered once for all projections that read
+    them; in the backward pass what these give is summed into the stream. Left to itself XLA gathers for each projection and
+    each of its gradients: 129 GB a step of Qwen-7B on fsdp 16 x tensor 4, where 49 do.
+    """
+    return _relaid(x, ("rows", "sequence", None), ("rows", "stream", None)) if shards("heads") > 1 else x
+
+
+def split_stream(x: jax.Array) -> jax.Array:
+    """What a projection gives to the residual stream, summed into it; its gradient is gathered once for both factors."""
+    return _relaid(x, ("rows", "stream", None), ("rows", "sequence", None)) if shards("heads") > 1 else x
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _relaid(x: jax.Array, axes: tuple[str | None, ...], gradient: tuple[str | None, ...]) -> jax.Array:
+    """x laid by its axes, its gradient by others."""
+    return constrain(x, *axes)
+
+
+_relaid.defvjp(
+    lambda x, axes, _: (constrain(x, *axes), None),
+    lambda _, axes, __, gradient: (constrain(gradient, *axes),),
+)
 
 
 def gather_positions(x: jax.Array) -> jax.Array:

@@ -127,6 +127,8 @@ def test_kernels_skip_blocks_above_the_diagonal() -> None:
     whole = 2 * 2 * 2 * 8 * 256 * 512 * 128
     assert kernel_flops("splash_mha_fwd_residuals", "x/full_attention/y", shapes) == whole
     assert kernel_flops("splash_mha_fwd_residuals", "x/causal_attention/y", shapes) == whole / 2
+    one_row = [(1, 4, 4), (1, 4, 4), (16, 256, 128), (2, 512, 128), (2, 512, 128), (512, 128)]
+    assert kernel_flops("splash_mha_fwd_residuals", "x/full_attention/y", one_row) == whole
     assert kernel_flops("another_kernel", "", shapes) == 0
 
 

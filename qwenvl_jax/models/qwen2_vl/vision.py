@@ -25,6 +25,7 @@ from qwenvl_jax.models.layers import (
     scan_layers,
 )
 from qwenvl_jax.models.segment_attention import PairList, WorkList, plan_attention, segment_attention
+from qwenvl_jax.parallel.activations import gather_stream
 from qwenvl_jax.processing.patches import normalize_patches
 
 ROTARY_BASE = 10000.0
@@ -66,10 +67,10 @@ class VisionBlock(nnx.Module):
         self.activation = config.activation
 
     def __call__(self, x: jax.Array, angles: Angles, work: WorkList | PairList, _: Any) -> tuple[jax.Array, None]:
-        y = self.norm_1(x)
+        y = gather_stream(self.norm_1(x))
         q, k, v = apply_rotary(self.q(y), angles), apply_rotary(self.k(y), angles), self.v(y)
         x = x + self.out(segment_attention(q, k, v, work))
-        x = x + self.down(ACTIVATIONS[self.activation](self.up(self.norm_2(x))))
+        x = x + self.down(ACTIVATIONS[self.activation](self.up(gather_stream(self.norm_2(x)))))
         return x, None
 
 

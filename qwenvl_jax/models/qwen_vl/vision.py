@@ -14,6 +14,7 @@ from qwenvl_jax.config import PrecisionConfig, VisionConfig
 from qwenvl_jax.models.attention import attention
 from qwenvl_jax.models.layers import ACTIVATIONS, LayerNorm, Projection, parameter, scan_layers
 from qwenvl_jax.models.qwen_vl.positions import interpolate_positions, sine_positions
+from qwenvl_jax.parallel.activations import gather_stream
 
 
 def sine_table(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
@@ -47,9 +48,9 @@ class VisionBlock(nnx.Module):
         self.activation = config.activation
 
     def __call__(self, x: jax.Array, _: Any) -> tuple[jax.Array, None]:
-        y = self.norm_1(x)
+        y = gather_stream(self.norm_1(x))
         x = x + self.out(attention(self.q(y), self.k(y), self.v(y), implementation=self.implementation))
-        x = x + self.down(ACTIVATIONS[self.activation](self.up(self.norm_2(x))))
+        x = x + self.down(ACTIVATIONS[self.activation](self.up(gather_stream(self.norm_2(x)))))
         return x, None
 
 
