@@ -33,27 +33,22 @@ MODEL = Qwen2VLConfig(
     ),
 )  # fmt: skip
 
-VISION_MIXTURE = (
-    Component("patches", "scenes", 2),
-    Component("patches", "screens", 0.4),
-    Component("patches", "small_print", 1),
-)
+VISION_MIXTURE = (Component("patches", "scenes", 2), Component("patches", "small_print", 1))
 
 PRETRAIN_MIXTURE = (Component("caption", "scenes", 1),)
 
 # Weights are shares of samples. A VQA sample holds all questions on its picture.
 MULTITASK_MIXTURE = (
-    Component("vqa", "scenes", 12),
-    Component("vqa", "screens", 2),
+    Component("vqa", "scenes", 10),
     Component("caption", "scenes", 0.8),
     Component("caption_zh", "scenes", 0.5),
     Component("caption_with_grounding", "scenes", 0.5),
     Component("referring_grounding", "scenes", 3),
     Component("grounded_captioning", "scenes", 0.3),
-    Component("ocr_vqa", "small_print", 3),
-    Component("ocr", "small_print", 1),
+    Component("ocr_vqa", "small_print", 4),
+    Component("ocr", "small_print", 1.5),
     Component("video_vqa", "videos", 4),
-    Component("agent", "episodes", 2),
+    Component("agent", "episodes", 1.5),
     Component("text", "texts", 0.3),
 )
 

@@ -43,7 +43,6 @@ class NativeOptions(WorldOptions):
     small_print: int = 20_000
     videos: int = 16_000
     episodes: int = 8_000
-    screens: int = 16_000
 
 
 WORLDS: dict[str, tuple[type[WorldOptions], Callable[..., None]]] = {

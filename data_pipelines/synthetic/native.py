@@ -7,7 +7,7 @@ import numpy as np
 from data_pipelines.records import Record, StoredImage
 from data_pipelines.synthetic.documents import document_questions, draw_page
 from data_pipelines.synthetic.native_texts import KINDS, episode_turns, played
-from data_pipelines.synthetic.screens import icon_questions, icon_regions, sample_screen
+from data_pipelines.synthetic.screens import sample_screen
 from data_pipelines.synthetic.small_print import sample_small_page
 from data_pipelines.synthetic.texts import sample_text
 from data_pipelines.synthetic.videos import clip_questions, render_clip, sample_clip
@@ -43,13 +43,6 @@ def episode_record(rng: np.random.Generator, key: str, held_out: bool) -> Record
     size = (start.width, start.height)
     images = tuple(StoredImage(screen.screenshot(), *size) for screen, _ in played(start))
     return Record(key, images=images, conversation=episode_turns(start, lambda number, _: f"<img>{number}</img>"))
-
-
-def screen_record(rng: np.random.Generator, key: str, held_out: bool) -> Record:
-    """A first screen, where its icons lie, and where they are tapped."""
-    screen = sample_screen(rng, held_out)
-    image = StoredImage(screen.screenshot(), screen.width, screen.height)
-    return Record(key, images=(image,), questions=icon_questions(screen, rng), regions=icon_regions(screen, rng))
 
 
 def native_text_record(rng: np.random.Generator, key: str, held_out: bool) -> Record:

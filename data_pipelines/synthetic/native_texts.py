@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from data_pipelines.records import Record, Turn
-from data_pipelines.synthetic.screens import SENT, Screen, elements, expert, icon_questions, middle, sample_screen
+from data_pipelines.synthetic.screens import SENT, Screen, elements, expert, middle, sample_screen
 from data_pipelines.synthetic.small_print import sample_small_page
 from data_pipelines.synthetic.texts import described_scene, located_scene, read_document, told_picture
 from data_pipelines.synthetic.videos import Clip, clip_questions, sample_clip
@@ -74,13 +74,6 @@ def _told(number: int, screen: Screen) -> str:
     return ", ".join(told)
 
 
-def told_screen(rng: np.random.Generator) -> str:
-    """A first screen in words, and where its icons are tapped."""
-    screen = sample_screen(rng, held_out=False)
-    parts = [f"{vqa_prompt(item.question)} {item.answer}" for item in icon_questions(screen, rng)]
-    return END_OF_TEXT.join([_told(0, screen), *parts])
-
-
 def told_episode(rng: np.random.Generator) -> str:
     """An episode whose screens are told in words: names of what can be tapped, and its middles."""
     sample = agent(Record("", conversation=episode_turns(sample_screen(rng, held_out=False), _told)))
@@ -88,12 +81,11 @@ def told_episode(rng: np.random.Generator) -> str:
 
 
 KINDS: dict[Callable[[np.random.Generator], str], float] = {
-    told_picture: 0.56,
+    told_picture: 0.58,
     described_scene: 0.04,
     located_scene: 0.02,
     partial(read_document, page_of=sample_small_page): 0.08,
-    told_clip: 0.12,
-    told_screen: 0.04,
-    told_episode: 0.14,
+    told_clip: 0.13,
+    told_episode: 0.15,
 }
 """Share of the texts of each kind; a text has some 50 to 1,500 bytes."""

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image, ImageDraw
 
-from data_pipelines.records import Question, Region
 from data_pipelines.synthetic.backgrounds import Colour
 from data_pipelines.synthetic.documents import (
     OVERSAMPLING,
@@ -21,7 +20,7 @@ from data_pipelines.synthetic.documents import (
     size_for_capitals,
 )
 from data_pipelines.synthetic.rendering import draw_frame, draw_object
-from data_pipelines.synthetic.scenes import Look, Object, Scene, annotated, sample_looks
+from data_pipelines.synthetic.scenes import Look, Object, annotated, sample_looks
 from qwenvl_jax.processing.agent import Action, Call
 from qwenvl_jax.processing.markup import SCALE
 
@@ -39,8 +38,6 @@ CELLS = tuple((x, y) for y in (0.27, 0.73) for x in (0.27, 0.73))
 """Middles of the places for icons, as shares of the sides."""
 ICON = 0.34
 """Extent of an icon, as a share of the shorter side."""
-TYPED = {False: 0.5, True: 0.75}
-"""Share of the goals that enter a text, in training (shorter episodes show more first screens) and held-out."""
 FIELD = (0.1, 0.9, 0.17)
 """Left and right edge of the field and half its height, as shares of the sides."""
 FIELD_ROWS = (0.3, 0.68)
@@ -176,10 +173,10 @@ def elements(screen: Screen) -> list[tuple[str, Box]]:
 
 
 def sample_screen(rng: np.random.Generator, held_out: bool) -> Screen:
-    """The first screen of an episode, with its goal, which may be to enter a word or a number (`TYPED`)."""
+    """The first screen of an episode, with its goal: three in four of them enter a word or a number."""
     looks = sample_looks(rng, int(rng.integers(ICONS[0], ICONS[1] + 1)), held_out)
     cells = tuple(int(cell) for cell in rng.permutation(len(CELLS))[: len(looks)])
-    text = sample_text(rng, held_out) if rng.random() < TYPED[held_out] else ""
+    text = sample_text(rng, held_out) if rng.random() < 0.75 else ""
     return Screen(
         width=int(rng.integers(WIDTHS[0], WIDTHS[1] + 1)),
         height=int(rng.integers(HEIGHTS[0], HEIGHTS[1] + 1)),
@@ -215,29 +212,6 @@ def _tap(screen: Screen, element: str) -> Call:
     return Call("", "Tap", {"point": middle(dict(elements(screen))[element])})
 
 
-def icons(screen: Screen) -> list[Object]:
-    """What the first screen shows, as it is drawn, in the order of `Screen.icons`."""
-    extent = 0.9 * ICON * min(screen.width, screen.height)
-    middles = [CELLS[cell] for cell in screen.cells]
-    return [
-        Object(look, x * screen.width, y * screen.height, extent, 0.0) for look, (x, y) in zip(screen.icons, middles)
-    ]
-
-
-def icon_questions(screen: Screen, rng: np.random.Generator) -> tuple[Question, ...]:
-    """Where each icon of the first screen is tapped, in random order; a point is answered as a call has it."""
-    tapped = [(name, "({},{})".format(*middle(box))) for name, box in elements(screen)]
-    chosen = [tapped[i] for i in rng.permutation(len(tapped))]
-    return tuple(Question(f"Where do I tap to open the {name}?", point, "point") for name, point in chosen)
-
-
-def icon_regions(screen: Screen, rng: np.random.Generator) -> tuple[Region, ...]:
-    """ "the red circle" with its box in pixels, for each icon of the first screen, in random order."""
-    scene = Scene(screen.width, screen.height, tuple(icons(screen)))
-    items = [scene.objects[i] for i in rng.permutation(len(scene.objects))]
-    return tuple(Region(f"the {_name(item.look)}", (scene.annotated_box(item),)) for item in items)
-
-
 def render(screen: Screen) -> Image.Image:
     """The screen as it is seen; the same screen gives the same pixels."""
     size = (screen.width, screen.height)
@@ -246,10 +220,13 @@ def render(screen: Screen) -> Image.Image:
         _write(picture, "SENT", screen.width / 2, screen.height / 2, WHITE)
         return picture
     picture = Image.new("RGB", size, PAPER)
-    for item in icons(screen) if screen.page == HOME else ():
-        draw_object(np.random.default_rng(0), picture, item)
-    for name, box in elements(screen) if screen.page == FORM else ():
+    for name, box in elements(screen):
         x1, y1, x2, y2 = (share * side for share, side in zip(box, size * 2))
+        if screen.page == HOME:
+            look = screen.icons[[_name(icon) for icon in screen.icons].index(name)]
+            item = Object(look, (x1 + x2) / 2, (y1 + y2) / 2, 0.9 * (x2 - x1), 0.0)
+            draw_object(np.random.default_rng(0), picture, item)
+            continue
         fill, border = {"field": (WHITE, CHOSEN if screen.chosen else INK), "green button": (GREEN, INK)}.get(
             name, (RED, INK)
         )

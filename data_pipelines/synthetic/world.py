@@ -25,7 +25,6 @@ from data_pipelines.synthetic.native import (
     episode_record,
     native_size,
     native_text_record,
-    screen_record,
     small_print_record,
     video_record,
 )
@@ -35,7 +34,7 @@ from data_pipelines.synthetic.texts import KINDS, sample_text
 from qwenvl_jax.folder_lock import only_writer
 
 WORLD_VERSION = 9
-NATIVE_VERSION = 4
+NATIVE_VERSION = 3
 """They count up when the same seed begins to mean another world."""
 SETTINGS = "world.json"
 RECORDS_PER_JOB = 64
@@ -74,7 +73,6 @@ MAKERS: dict[str, Callable[[np.random.Generator, str, bool], Record]] = {
     "small print": small_print_record,
     "videos": video_record,
     "episodes": episode_record,
-    "screens": screen_record,
     "native texts": native_text_record,
 }
 
@@ -156,7 +154,6 @@ def make_native_world(
     small_print: int,
     videos: int,
     episodes: int,
-    screens: int,
     texts: int,
     seed: int = 0,
     held_out: tuple[int, int, int, int] = (300, 200, 200, 80),
@@ -166,15 +163,14 @@ def make_native_world(
     """Makes the native world of `tiny-qwen2` in `folder`; as `make_world`.
 
     Args:
-      scenes, small_print, videos, episodes, screens, texts: records of the training sources of these names. held_out:
-        records of the held-out scenes, small_print, videos and episodes.
+      scenes, small_print, videos, episodes, texts: records of the training sources of these names. held_out: records of
+        the held-out ones, all but texts.
 
     Raises:
       ValueError: the folder holds a world of other settings, or another process makes one there.
     """
-    counts = {"scenes": scenes, "small_print": small_print, "videos": videos, "episodes": episodes}
-    counts |= {"screens": screens, "texts": texts}
-    kinds = ("native scenes", "small print", "videos", "episodes", "screens", "native texts")
+    counts = {"scenes": scenes, "small_print": small_print, "videos": videos, "episodes": episodes, "texts": texts}
+    kinds = ("native scenes", "small print", "videos", "episodes", "native texts")
     planned = [(name, kind, False, count) for (name, count), kind in zip(counts.items(), kinds)]
     planned += [(f"held_out/{name}", kind, True, count) for name, kind, count in zip(counts, kinds, held_out)]
     sources = [Source(*source, stream) for stream, source in enumerate(planned)]

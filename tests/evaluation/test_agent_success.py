@@ -96,7 +96,7 @@ def test_one_wrong_step_of_several_fails_the_task() -> None:
 
 def test_prompts_are_beginnings_of_training_samples(tmp_path) -> None:
     """What the model sees in an episode is what training showed it: parts, pictures and their order."""
-    counts = {"scenes": 1, "small_print": 1, "videos": 1, "episodes": 1, "screens": 1, "texts": 1}
+    counts = {"scenes": 1, "small_print": 1, "videos": 1, "episodes": 1, "texts": 1}
     make_native_world(tmp_path, seed=3, workers=1, held_out=(1, 1, 1, 4), **counts)
     records = {record.key: record for record in ArrayRecordSource(tmp_path / "held_out" / "episodes")}
     screens = held_out_screens(tmp_path)

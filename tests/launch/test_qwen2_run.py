@@ -78,7 +78,7 @@ def test_the_command_gives_the_same_scores(home, capsys) -> None:
 
 def test_the_native_world_gives_its_scores(home, capsys) -> None:
     """Small print at both resolutions, videos, boxes, and whole tasks of an agent, played by the model itself."""
-    counts = {"scenes": 1, "small_print": 1, "videos": 1, "episodes": 1, "screens": 1, "texts": 1}
+    counts = {"scenes": 1, "small_print": 1, "videos": 1, "episodes": 1, "texts": 1}
     make_native_world(home / "native", held_out=(2, 2, 2, 2), workers=1, **counts)
     evaluate([str(home / "run"), "--data", str(home / "native")])
     printed = capsys.readouterr().out

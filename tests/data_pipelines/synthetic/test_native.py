@@ -1,6 +1,5 @@
 """The native world: pictures of many sizes, print that only native resolution can read, episodes as training samples."""
 
-import ast
 import io
 
 import numpy as np
@@ -11,19 +10,14 @@ from configs.qwen2_vl import MODEL_2B
 from data_pipelines.sources.array_record import ArrayRecordSource
 from data_pipelines.synthetic import world
 from data_pipelines.synthetic.native_texts import KINDS
-from data_pipelines.synthetic.patches import WHAT, things
-from data_pipelines.synthetic.scenes import COLOURS, SHAPES
-from data_pipelines.synthetic.screens import sample_screen
 from data_pipelines.synthetic.small_print import CAPITALS, LOW_RESOLUTION, at_low_resolution
 from data_pipelines.tasks import tasks_of
-from qwenvl_jax.processing.agent import Call
-from qwenvl_jax.processing.markup import SCALE
 from qwenvl_jax.processing.qwen2_tokens import QWEN2_VL, to_qwen2_markup
 from qwenvl_jax.processing.sample import Image as Picture
 from qwenvl_jax.processing.sample import Text
 from qwenvl_jax.processing.tokenizer import load_tokenizer
 
-COUNTS = {"scenes": 5, "small_print": 4, "videos": 4, "episodes": 3, "screens": 4, "texts": 6, "held_out": (3, 2, 2, 2)}
+COUNTS = {"scenes": 5, "small_print": 4, "videos": 4, "episodes": 3, "texts": 6, "held_out": (3, 2, 2, 2)}
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +36,7 @@ def test_every_source_feeds_its_tasks(made) -> None:
     tasks = tasks_of(MODEL_2B)
     for name, task, count in (
         ("scenes", "vqa", 5), ("scenes", "referring_grounding", 5), ("small_print", "ocr_vqa", 4), ("small_print", "ocr", 4),
-        ("videos", "video_vqa", 4), ("episodes", "agent", 3), ("screens", "vqa", 4), ("screens", "referring_grounding", 4),
-        ("texts", "text", 6), ("held_out/scenes", "vqa", 3),
+        ("videos", "video_vqa", 4), ("episodes", "agent", 3), ("texts", "text", 6), ("held_out/scenes", "vqa", 3),
         ("held_out/small_print", "ocr_vqa", 2), ("held_out/videos", "video_vqa", 2), ("held_out/episodes", "agent", 2),
     ):  # fmt: skip
         found = records(made, name)
@@ -104,34 +97,6 @@ def test_episodes_learn_the_models_own_turns(made) -> None:
         said = [turn.text for turn in record.conversation if turn.role == "assistant"]
         assert [text.strip().removesuffix("✿RESULT✿").strip() for text in learned[:-1]] == said
         assert learned[-1] == "<|im_end|>\n"
-
-
-def test_the_points_of_a_screen_open_its_icons(made) -> None:
-    """What a record of `screens` answers is true: a tap on the point opens the icon of that name, in whose box it lies; each
-    box holds its icon's colour and is labelled for the ViT."""
-    for number, record in enumerate(records(made, "screens")):
-        source = world.Source("screens", "screens", False, COUNTS["screens"], 4)
-        screen = sample_screen(np.random.default_rng([1, source.stream, number]), False)
-        assert record == world.make_record(1, source, number)
-        boxes = {region.phrase.removeprefix("the "): region.boxes[0] for region in record.regions}
-        assert len(record.questions) == len(boxes) == len(screen.icons)
-        for item in record.questions:
-            point = ast.literal_eval(item.answer)
-            opened = screen.after(Call("", "Tap", {"point": point})).opened
-            name = f"{screen.icons[opened].colour} {screen.icons[opened].shape}"
-            assert item.question.endswith(f"open the {name}?")
-            x1, y1, x2, y2 = boxes[name]
-            assert x1 <= point[0] / SCALE * screen.width <= x2
-            assert y1 <= point[1] / SCALE * screen.height <= y2
-        picture = np.asarray(Image.open(io.BytesIO(record.images[0].data)).convert("RGB"), float)
-        labels, places = things(record)
-        for (what, colour), (x1, y1, x2, y2) in zip(labels, places):
-            icon = picture[
-                int(y1 * screen.height) : int(y2 * screen.height), int(x1 * screen.width) : int(x2 * screen.width)
-            ]
-            near = np.abs(icon - list(COLOURS.values())[colour]).max(-1) <= 20
-            assert near.mean() > 0.2
-            assert WHAT[what] in SHAPES
 
 
 def test_texts_of_every_kind_are_short() -> None:
