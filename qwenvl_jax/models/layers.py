@@ -195,8 +195,8 @@ class Projection(nnx.Module):
         kernel, summed = self.kernel[...].astype(x.dtype), summed_axes(self.equation)
         inward, outward = kernel.shape[:summed], kernel.shape[summed:]
         y = matmul(x.reshape(*x.shape[: x.ndim - summed], math.prod(inward)), kernel.reshape(math.prod(inward), -1))
-        y = constrain(y.reshape(*y.shape[:-1], *outward), *self.output_axes)
-        y = split_stream(y) if self.sums_shards else y
+        y = y.reshape(*y.shape[:-1], *outward)
+        y = split_stream(y) if self.sums_shards else constrain(y, *self.output_axes)
         y = y if self.bias is None else y + self.bias[...].astype(x.dtype)
         return checkpoint_name(y, "mlp_hidden") if "mlp" in self.output_axes else y
 

@@ -67,7 +67,8 @@ def gather_stream(x: jax.Array) -> jax.Array:
 
 def split_stream(x: jax.Array) -> jax.Array:
     """What a projection gives to the residual stream, summed into it; its gradient is gathered once for both factors."""
-    return _relaid(x, ("rows", "stream", None), ("rows", "sequence", None)) if shards("heads") > 1 else x
+    stream = ("rows", "stream", None)
+    return _relaid(x, stream, ("rows", "sequence", None)) if shards("heads") > 1 else constrain(x, *stream)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
