@@ -24,7 +24,7 @@ def kernel_flops(name: str, scope: str, shapes: list[tuple[int, ...]], pairs: in
         of_blocks = [shape for shape in shapes if len(shape) == 3]
         heads, _, size = of_blocks[0]
         block = next(shape[2] for shape in of_blocks if shape[1] == 1 and shape[0] * shape[2] == of_blocks[0][1])
-        return matmuls * 2.0 * pairs * block**2 * heads * size
+        return matmuls * 2.0 * pairs * block**2 * heads * (size + -size % LANES)  # a register is filled up
     matmuls = next((count for known, count in SPLASH_MATMULS.items() if known in name), 0)
     # Before them stands what says which blocks run, a few numbers in three dimensions; with one row there is no B.
     tensors = [shape for shape in shapes if len(shape) in (3, 4) and not (shape[-1] % LANES or shape[-2] % LANES)]

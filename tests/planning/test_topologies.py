@@ -8,6 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from launch.plan import without_a_tpu
 from qwenvl_jax.config import MeshConfig
 from qwenvl_jax.models.segment_attention import KERNEL_BLOCK, plan_attention, segment_attention
+from qwenvl_jax.models.splash import LANES
 from qwenvl_jax.parallel.mesh import make_mesh
 from qwenvl_jax.planning import hlo, memory
 from qwenvl_jax.planning.devices import describe
@@ -84,7 +85,7 @@ def test_kernels_inside_segments_compile(name: str) -> None:
     compiled = traced.lower().compile()
     assert "segment_attention_keys" in compiled.as_text()
     once, twice = (sum(traced_flops(traced.jaxpr.jaxpr, pairs).values()) for pairs in (1, 2))
-    pair = 2 * KERNEL_BLOCK**2 * SIZE * HEADS * 2  # a product, of both rows
+    pair = 2 * KERNEL_BLOCK**2 * LANES * HEADS * 2  # a product, of both rows
     assert twice - once == (2 + 3 + 4) * pair
 
 
