@@ -133,8 +133,8 @@ def test_kernels_skip_blocks_above_the_diagonal() -> None:
 
 
 def test_kernels_inside_segments_compute_pairs() -> None:
-    """Forward: two products of 256 queries, 256 keys and the head size of 80, which takes a register of 128, for 16 heads and
-    each of 7 pairs."""
+    """Forward: two products of 256 queries, 256 keys and the head size of 80, which takes a register of 128, for 16 heads
+    and each of 7 pairs."""
     shapes = [(), (2, 81), (16, 2048, 80), (16, 2048, 80), (16, 80, 2048), (8, 1, 256), (8, 256, 1)]
     whole = 2 * 2 * 7 * 256 * 256 * 128 * 16
     assert kernel_flops("segment_attention_forward", "", shapes, pairs=7) == whole
