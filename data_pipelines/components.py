@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.lengths import Lengths, measure
+from data_pipelines.mapped_arrays import shared
 from data_pipelines.sources.opening import open_source
 from data_pipelines.sources.shard_cache import ShardCache
 from data_pipelines.sources.source import Problem, RecordSource
@@ -25,7 +26,8 @@ NOTHING_LEARNED = "nothing to learn"
 
 @dataclass(frozen=True)
 class Samples:
-    """The usable samples of a component in a stage. U samples of N records.
+    """The usable samples of a component in a stage. U samples of N records. Long arrays are mapped from files beside the
+    lengths (`mapped_arrays`).
 
     Attributes:
       component: the line of the mixture.
@@ -142,12 +144,17 @@ def select(component: Component, source: RecordSource, lengths: Lengths, stage: 
             f"stage {stage.name}: {component.source} has no usable sample for task {component.task} "
             f"({len(source)} records: {why})"
         )
+    kept = f"{lengths.identity}-{stage.sequence_length}-{stage.vision_per_row}"
+
+    def mapped(column: str, values: np.ndarray) -> np.ndarray:
+        return shared(values, Path(source.cache_folder) / f"{kept.replace('lengths', 'samples')}-{column}.npy")
+
     return Samples(
         component=component,
         source=source,
-        records=records,
-        tokens=np.minimum(tokens[records], stage.sequence_length),
-        vision=vision[records],
+        records=mapped("records", records),
+        tokens=mapped("tokens", np.minimum(tokens[records], stage.sequence_length)),
+        vision=mapped("vision", vision[records]),
         shortened=int((tokens[records] > stage.sequence_length).sum()),
         reduced=int(lengths.reduced[records].sum()),
         left_out=left_out,

@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -39,6 +39,7 @@ class Lengths:
       reduced: [N] int32, images and videos that are shown smaller for want of room in a row.
       problems: records that cannot be read or encoded; a record without sample and problem is one to which
         the task does not apply.
+      identity: tells all that the lengths depend on.
     """
 
     tokens: np.ndarray
@@ -46,6 +47,7 @@ class Lengths:
     vision: np.ndarray
     reduced: np.ndarray
     problems: tuple[Problem, ...]
+    identity: str
 
 
 def measure(
@@ -81,8 +83,8 @@ def measure(
             f"it, so do that once: qwenvl data index {address} --recipe RECIPE --stage STAGE"
         )
     if missing:
-        for task, lengths in _measure_all(source, {name: tasks[name] for name in missing}, encoder).items():
-            found[task] = lengths
+        for task, columns, problems in _measure_all(source, {name: tasks[name] for name in missing}, encoder):
+            lengths = found[task] = _lengths(columns, problems, paths[task])
             try:
                 _save(paths[task], lengths)
                 if source.remote is not None:
@@ -117,7 +119,10 @@ def _fetched(source: RecordSource, path: Path) -> bool:
     return True
 
 
-def _measure_all(source: RecordSource, tasks: Mapping[str, Task], encoder: Encoder) -> dict[str, Lengths]:
+def _measure_all(
+    source: RecordSource, tasks: Mapping[str, Task], encoder: Encoder
+) -> list[tuple[str, np.ndarray, list[Problem]]]:
+    """Of each task [4, N] tokens, needed, vision and reduced, and the problems."""
     columns = {task: np.zeros((4, len(source)), np.int32) for task in tasks}
     problems: dict[str, list[Problem]] = {task: [] for task in tasks}
     for index in range(len(source)):
@@ -137,11 +142,7 @@ def _measure_all(source: RecordSource, tasks: Mapping[str, Task], encoder: Encod
                     columns[task][:, index] = sample_length(encoder.encode(sample, sizes))
             except ValueError as error:
                 problems[task].append(Problem(source.name, index, str(error)))
-    found = {}
-    for task in tasks:
-        tokens, needed, vision, reduced = columns[task]
-        found[task] = Lengths(tokens, needed, vision, reduced, tuple(problems[task]))
-    return found
+    return [(task, columns[task], problems[task]) for task in tasks]
 
 
 def record_sizes(record: Record) -> VisualSizes:
@@ -178,5 +179,11 @@ def _save(path: Path, lengths: Lengths) -> None:
 
 def _load(path: Path) -> Lengths:
     with np.load(path) as stored:
-        problems = tuple(Problem(*problem) for problem in json.loads(stored["problems"].tobytes()))
-        return Lengths(stored["tokens"], stored["needed"], stored["vision"], stored["reduced"], problems)
+        problems = [Problem(*problem) for problem in json.loads(stored["problems"].tobytes())]
+        return _lengths([stored[name] for name in ("tokens", "needed", "vision", "reduced")], problems, path)
+
+
+def _lengths(columns: Sequence[np.ndarray] | np.ndarray, problems: Iterable[Problem], path: Path) -> Lengths:
+    """Of tokens, needed, vision and reduced, and of the file that they are kept in."""
+    tokens, needed, vision, reduced = columns
+    return Lengths(tokens, needed, vision, reduced, tuple(problems), path.stem)

@@ -29,6 +29,7 @@ from qwenvl_jax.processing.encoders import ImageSlotEncoder
 from qwenvl_jax.processing.tokenizer import load_tokenizer
 
 PAIRS = 1_400_000_000
+SAMPLE_BYTES = "8 B record, 4 B tokens, 4 B vision"
 PICTURE_BYTES = 41_000
 """Assumed: the mean of img2dataset's published runs at 256 to 384 pixels."""
 HOSTS, LANES, WINDOW = 64, 1024, 8
@@ -147,7 +148,7 @@ def table(found: Inputs) -> str:
         ("sizes of pictures", "m", f"{PAIRS * found.sizes_bytes / 1e9:,.1f} GB, {found.sizes_bytes:.1f} B a record"),
         ("lengths of a task", "m", f"{PAIRS * found.lengths_bytes / 1e9:,.1f} GB, {found.lengths_bytes:.1f} B a record"),
         ("index of tars in place", "m", f"{PAIRS * found.index_bytes / 1e9:,.0f} GB, {found.index_bytes:,.0f} B a record"),
-        ("memory of a process, samples of a task", "", f"{PAIRS * 16 / 1e9:,.1f} GB: 8 B record, 4 B tokens, 4 B vision"),
+        ("page cache of a host, samples of a task", "", f"{PAIRS * 16 / 1e9:,.1f} GB for all its processes: {SAMPLE_BYTES}"),
         ("memory of a process, order", "", f"{shards * 7 * 8 / 1e6:,.0f} MB: seven numbers a shard"),
         ("memory of a process, open shards", "", f"{64 * RECORDS_PER_SHARD * 8 / 1e6:,.1f} MB: 64 of 8 B a record"),
         ("shards in use on a host", "", f"{in_use}: {LANES} lanes over {HOSTS} hosts, windows of {WINDOW}"),

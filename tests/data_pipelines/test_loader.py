@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from small_data import make_run
 
+from data_pipelines import mapped_arrays
 from data_pipelines.loader import describe, open_loader
 from qwenvl_jax.batch import OwnRows, joined_fingerprint
 
@@ -60,6 +61,15 @@ def test_workers_change_nothing(data_root):
     expected = load(run)
     assert same(load(with_workers(run, 1)), expected)
     assert same(load(with_workers(run, 2), start_step=2), expected[2:])
+
+
+def test_mapped_samples_change_nothing(data_root, monkeypatch):
+    """Arrays of samples that worker processes map from files give the batches of those that are sent."""
+    run = make_run(str(data_root))
+    expected = load(run)
+    monkeypatch.setattr(mapped_arrays, "MAPPED_FROM", 1)
+    assert same(load(with_workers(run, 1)), expected)
+    assert list(data_root.rglob("samples-*-records.npy"))
 
 
 def test_processes_share_the_rows(data_root):
