@@ -40,7 +40,8 @@ def file_system(protocol: str) -> fsspec.AbstractFileSystem:
     except ImportError as error:
         package = PACKAGES[protocol]
         raise ValueError(
-            f"{protocol}:// is read by {package}, which is missing: pip install 'qwenvl-jax[remote]'"
+            f"{protocol}:// is read by {package}, which is missing: "
+            "pip install -r data_pipelines/sources/remote-requirements.txt"
         ) from error
 
 

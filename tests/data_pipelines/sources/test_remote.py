@@ -123,7 +123,7 @@ def test_no_server_is_one_sentence(tmp_path, cache):
         ("https://me:secret@host/x", "a user, a password or a query"),
         ("https://host/x?X-Amz-Signature=secret", "a user, a password or a query"),
         ("ftp://host/x", "the protocol is not one of gs://"),
-        ("gs://bucket/x", r"gcsfs, which is missing: pip install 'qwenvl-jax\[remote\]'"),
+        ("gs://bucket/x", r"gcsfs, which is missing: pip install -r data_pipelines/sources/remote-requirements\.txt"),
     ],
 )
 def test_addresses_that_cannot_be_used(cache, address, sentence, monkeypatch):
