@@ -22,6 +22,9 @@ from qwenvl_jax.training.optimizer import ParameterTable, learning_rate, make_op
 from qwenvl_jax.training.step import TrainState, make_step
 
 TPU_OPTIONS: Mapping[str, Any] = {
+    # No matmul is cut into pieces that follow the pieces of a gathered weight: Qwen-7B on fsdp 16 x tensor 4 of v5p:4x4x4
+    # takes 0.91 s a step instead of 1.23; without a tensor axis it changes nothing.
+    "xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000",
     # Gathers of weights run beside matmuls.
     "xla_tpu_enable_async_collective_fusion": True,
     "xla_tpu_enable_async_collective_fusion_fuse_all_gather": True,
@@ -33,11 +36,6 @@ SPARSE_CORE: Mapping[str, Any] = {
     # The sparse cores reduce gradients beside the tensor core.
     "xla_tpu_enable_sparse_core_collective_offload_all_reduce": True,
     "xla_tpu_enable_all_reduce_offload_tracing": True,
-}
-NO_WINDOWS: Mapping[str, Any] = {
-    # With a tensor axis no matmul is cut into pieces that follow the pieces of a gathered weight: Qwen-7B on fsdp 16 x
-    # tensor 4 of v5p:4x4x4 takes 0.91 s a step instead of 1.23. Without one, on v5e:16x16, it took 0.98 instead of 0.92.
-    "xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000",
 }
 COMPILER_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     # device_kind -> options; none for other kinds
@@ -157,7 +155,5 @@ def trace_step(
 def compile_step(traced: jax.stages.Traced, mesh: Mesh) -> jax.stages.Compiled:
     """The executable, with the options of its kind of device."""
     with jax.set_mesh(mesh):
-        options = dict(COMPILER_OPTIONS.get(mesh.devices.flat[0].device_kind, {}))
-        if options and mesh.shape["tensor"] > 1:
-            options |= NO_WINDOWS
-        return traced.lower().compile(compiler_options=options)
+        options = COMPILER_OPTIONS.get(mesh.devices.flat[0].device_kind, {})
+        return traced.lower().compile(compiler_options=dict(options))
