@@ -144,10 +144,10 @@ def select(component: Component, source: RecordSource, lengths: Lengths, stage: 
             f"stage {stage.name}: {component.source} has no usable sample for task {component.task} "
             f"({len(source)} records: {why})"
         )
-    kept = f"{lengths.identity}-{stage.sequence_length}-{stage.vision_per_row}"
+    kept = f"samples-{lengths.identity}-{stage.sequence_length}-{stage.vision_per_row}"
 
     def mapped(column: str, values: np.ndarray) -> np.ndarray:
-        return shared(values, Path(source.cache_folder) / f"{kept.replace('lengths', 'samples')}-{column}.npy")
+        return shared(values, Path(source.cache_folder) / f"{kept}-{column}.npy")
 
     return Samples(
         component=component,

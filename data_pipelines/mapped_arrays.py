@@ -6,6 +6,7 @@ once.
 
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,10 @@ def shared(array: np.ndarray, path: Path) -> np.ndarray:
     """
     if len(array) < MAPPED_FROM:
         return array
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f".{path.name}.{os.getpid()}")
             with partial.open("wb") as file:
                 np.save(file, array)
             partial.replace(path)
@@ -58,4 +59,6 @@ def shared(array: np.ndarray, path: Path) -> np.ndarray:
             "%s cannot be written or read (%s): every process of this machine holds its %.1f GB",
             path, error, array.nbytes / 1e9,
         )  # fmt: skip
+        with suppress(OSError):
+            partial.unlink()
         return array

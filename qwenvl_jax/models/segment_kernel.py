@@ -149,7 +149,7 @@ def _blocks(shape: tuple[int, ...], segments: tuple[int, ...]) -> tuple[_Blocks,
     heads, _, size = shape
     count, block = segments
     group = max(g for g in range(1, HEADS + 1) if heads % g == 0)
-    return tuple(_Blocks(group, block, count, size, is_first) for is_first in (True, False))  # type: ignore[return-value]
+    return _Blocks(group, block, count, size, is_first=True), _Blocks(group, block, count, size, is_first=False)
 
 
 def _ids(segments: jax.Array, queries: _Blocks, keys: _Blocks) -> list[tuple[jax.Array, pl.BlockSpec]]:

@@ -53,3 +53,18 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path, caplog) -> None:
     with caplog.at_level(logging.WARNING):
         assert shared(array, tmp_path / "file" / "a.npy") is array
     assert "every process of this machine holds its" in caplog.text
+
+
+def test_a_full_disk_leaves_no_part_of_a_file(tmp_path, monkeypatch, caplog) -> None:
+    """What was written of it is removed, and the run goes on."""
+
+    def full(file, array):
+        file.write(b"part")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(mapped_arrays.np, "save", full)
+    array = np.arange(200)
+    with caplog.at_level(logging.WARNING):
+        assert shared(array, tmp_path / "a.npy") is array
+    assert "No space left" in caplog.text
+    assert not any(tmp_path.iterdir())

@@ -74,9 +74,8 @@ def test_what_rows_hold_is_assumed_once(attention: str) -> None:
     stage = small_stage(rows=8, images_per_row=0, resolution=0, patches_per_row=16 * SLICE)
     turns, scores = vision_attention(stage, attention)
     assert scores is not None
-    assert (
-        SLICE % BLOCK == SLICE % KERNEL_BLOCK == 0
-    )  # so that no block has two slices; only the last turns are not full
+    # So that no block has two slices; only the last turns are not full.
+    assert SLICE % BLOCK == SLICE % KERNEL_BLOCK == 0
     assert 16 * SLICE**2 <= scores / 8 < 1.02 * 16 * SLICE**2
     more, twice = vision_attention(dataclasses.replace(stage, patches_per_row=32 * SLICE), attention)
     assert twice == pytest.approx(2 * scores, rel=0.01)

@@ -36,9 +36,8 @@ def test_what_does_not_come_ends_the_run(tmp_path, codes, capsys) -> None:
     take for a reason to start again."""
     ended, event = codes
     over = threading.Event()
-    others = [
-        threading.Thread(target=over.wait) for _ in range(120)
-    ]  # faulthandler would show 100 of them, and no more
+    # Of these, faulthandler would show 100 and no more.
+    others = [threading.Thread(target=over.wait) for _ in range(120)]
     for other in others:
         other.start()
     with Watchdog(tmp_path, 0.2) as watched, watched.waits_for("batch 7 from the loader"):
