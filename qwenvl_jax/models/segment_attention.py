@@ -32,8 +32,8 @@ two CPU cores, that takes 0.4 of the time of blocks for a row of 256 patches, 0.
 GROUP = 4
 """Pairs of blocks that one turn computes: G x N x C x C scores exist at a time in each row."""
 KERNEL_BLOCK = 256
-"""Positions of a block of the kernels: 2,304 patches of an image of 672 x 672 are nine of them. The list of pairs has room for
-the square of a row's blocks in scalar memory, 262 KB for 65,536 patches."""
+"""Positions of a block of the kernels: 2,304 patches of an image of 672 x 672 are nine of them. The list of pairs has room
+for the square of a row's blocks in scalar memory, 262 KB for 65,536 patches."""
 _LOWEST = -1e30
 
 
