@@ -35,25 +35,26 @@ MODEL = Qwen2VLConfig(
 
 VISION_MIXTURE = (Component("patches", "scenes", 2), Component("patches", "small_print", 1))
 
-PRETRAIN_MIXTURE = (Component("caption", "scenes", 1),)
+PRETRAIN_MIXTURE = (Component("caption", "scenes", 1), Component("caption_with_places", "scenes", 1))
 
 # Weights are shares of samples. A VQA sample holds all questions on its picture.
 MULTITASK_MIXTURE = (
     Component("vqa", "scenes", 10),
     Component("caption", "scenes", 0.8),
     Component("caption_zh", "scenes", 0.5),
+    Component("caption_with_places", "scenes", 1),
     Component("caption_with_grounding", "scenes", 0.5),
     Component("referring_grounding", "scenes", 3),
     Component("grounded_captioning", "scenes", 0.3),
     Component("ocr_vqa", "small_print", 4),
     Component("ocr", "small_print", 1.5),
     Component("video_vqa", "videos", 4),
-    Component("agent", "episodes", 1.5),
+    Component("agent", "episodes", 2),
     Component("text", "texts", 0.3),
 )
 
 SFT_MIXTURE = (
-    Component("agent", "episodes", 3),
+    Component("agent", "episodes", 4),
     Component("video_vqa", "videos", 4),
     Component("vqa", "scenes", 4),
     Component("referring_grounding", "scenes", 2),
@@ -86,29 +87,29 @@ def tiny_qwen2() -> Run:
         model=MODEL,
         stages=(
             Stage(
-                name="vision", steps=3400, mixture=VISION_MIXTURE, rows=3,
+                name="vision", steps=2800, mixture=VISION_MIXTURE, rows=3,
                 sequence_length=LABELLED_PATCHES * len(PATCH_CLASSES), patches_per_row=LABELLED_PATCHES,
                 image_limits=IMAGES, schedule=Schedule(peak=2e-3, end=5e-5, warmup=100),
                 parameters=VISION + frozen("merger", "language"), patch_classes=PATCH_CLASSES, pack_within_task=False,
             ),
             Stage(
-                name="language", steps=1200, mixture=(Component("text", "texts", 1),), rows=3, sequence_length=512,
+                name="language", steps=2600, mixture=(Component("text", "texts", 1),), rows=3, sequence_length=512,
                 schedule=Schedule(peak=1e-3, end=1e-4, warmup=50),
                 parameters=frozen("vision", "merger") + LANGUAGE, pack_within_task=False,
             ),
             Stage(
-                name="pretrain", steps=500, mixture=PRETRAIN_MIXTURE, rows=2, sequence_length=256, patches_per_row=352,
+                name="pretrain", steps=700, mixture=PRETRAIN_MIXTURE, rows=2, sequence_length=256, patches_per_row=352,
                 image_limits=IMAGES, video_limits=VIDEOS, schedule=Schedule(peak=1e-3, end=1e-4, warmup=50),
                 parameters=SLOW_VISION + MERGER + frozen("language"), pack_within_task=False,
             ),
             Stage(
-                name="multitask", steps=5200, mixture=MULTITASK_MIXTURE, rows=2, sequence_length=384,
+                name="multitask", steps=4600, mixture=MULTITASK_MIXTURE, rows=2, sequence_length=384,
                 patches_per_row=352, image_limits=IMAGES, video_limits=VIDEOS,
                 schedule=Schedule(peak=4e-4, end=2e-5, warmup=100),
                 parameters=SLOW_VISION + MERGER + LANGUAGE, pack_within_task=False,
             ),
             Stage(
-                name="sft", steps=600, mixture=SFT_MIXTURE, rows=2, sequence_length=384, patches_per_row=368,
+                name="sft", steps=500, mixture=SFT_MIXTURE, rows=2, sequence_length=384, patches_per_row=368,
                 image_limits=IMAGES, video_limits=VIDEOS, schedule=Schedule(peak=1e-4, end=1e-5, warmup=50),
                 parameters=frozen("vision", "merger") + LANGUAGE, pack_within_task=False,
             ),

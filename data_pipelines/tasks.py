@@ -26,7 +26,9 @@ from qwenvl_jax.processing.tokenizer import END_OF_TEXT, IMAGE_START
 OCR_KIND = "ocr"
 CHAT_KIND = "chat"
 CHINESE_KIND = "zh"
-"""Kinds of `Question` that tasks tell apart: on a picture's text, on several pictures, Chinese captions."""
+PLACES_KIND = "places"
+"""Kinds of `Question` that tasks tell apart: on a picture's text, on several pictures, Chinese captions, captions that say
+where things are."""
 
 
 ENVIRONMENT = "environment"
@@ -49,13 +51,18 @@ def _first(record: Record, texts: Iterable[Question]) -> Sample | None:
 
 
 def caption(record: Record) -> Sample | None:
-    """The first caption that is not Chinese."""
-    return _first(record, (item for item in record.captions if item.kind != CHINESE_KIND))
+    """The first English caption that names no places."""
+    return _first(record, (item for item in record.captions if item.kind not in (CHINESE_KIND, PLACES_KIND)))
 
 
 def caption_zh(record: Record) -> Sample | None:
     """The first Chinese caption."""
     return _first(record, (item for item in record.captions if item.kind == CHINESE_KIND))
+
+
+def caption_with_places(record: Record) -> Sample | None:
+    """The first caption that says in words where things are."""
+    return _first(record, (item for item in record.captions if item.kind == PLACES_KIND))
 
 
 def caption_with_grounding(record: Record) -> Sample | None:
@@ -229,7 +236,14 @@ TASKS: dict[str, Task] = {
 TASKS_OF: Mapping[type, Mapping[str, Task]] = {
     # a model's configuration: its tasks
     QwenVLConfig: TASKS,
-    Qwen2VLConfig: TASKS | {"chat": qwen2_chat, "interleaved": interleaved, "video_vqa": video_vqa, "agent": agent},
+    Qwen2VLConfig: TASKS
+    | {
+        "caption_with_places": caption_with_places,
+        "chat": qwen2_chat,
+        "interleaved": interleaved,
+        "video_vqa": video_vqa,
+        "agent": agent,
+    },
 }
 
 

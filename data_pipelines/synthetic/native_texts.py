@@ -10,7 +10,7 @@ from data_pipelines.synthetic.screens import SENT, Screen, elements, expert, mid
 from data_pipelines.synthetic.small_print import sample_small_page
 from data_pipelines.synthetic.texts import described_scene, located_scene, read_document, told_picture
 from data_pipelines.synthetic.videos import Clip, clip_questions, sample_clip
-from data_pipelines.synthetic.wording import name
+from data_pipelines.synthetic.wording import caption, caption_with_places, grounded_caption, name
 from data_pipelines.tasks import ENVIRONMENT, agent
 from qwenvl_jax.processing.agent import Call, format_call
 from qwenvl_jax.processing.chatml import ASSISTANT, USER
@@ -18,6 +18,9 @@ from qwenvl_jax.processing.prompts import vqa_prompt
 from qwenvl_jax.processing.qwen2_chat import SYSTEM
 from qwenvl_jax.processing.sample import Text
 from qwenvl_jax.processing.tokenizer import END_OF_TEXT
+
+told_native_picture = partial(told_picture, captions=(caption, grounded_caption, caption_with_places))
+"""Where things are is said in words too."""
 
 REPLY = "Done."
 """What the expert says when the goal is reached."""
@@ -81,11 +84,11 @@ def told_episode(rng: np.random.Generator) -> str:
 
 
 KINDS: dict[Callable[[np.random.Generator], str], float] = {
-    told_picture: 0.58,
+    told_native_picture: 0.66,
     described_scene: 0.04,
     located_scene: 0.02,
     partial(read_document, page_of=sample_small_page): 0.08,
-    told_clip: 0.13,
-    told_episode: 0.15,
+    told_clip: 0.11,
+    told_episode: 0.09,
 }
 """Share of the texts of each kind; a text has some 50 to 1,500 bytes."""

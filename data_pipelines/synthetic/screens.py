@@ -21,6 +21,7 @@ from data_pipelines.synthetic.documents import (
 )
 from data_pipelines.synthetic.rendering import draw_frame, draw_object
 from data_pipelines.synthetic.scenes import Look, Object, annotated, sample_looks
+from data_pipelines.synthetic.wording import place
 from qwenvl_jax.processing.agent import Action, Call
 from qwenvl_jax.processing.markup import SCALE
 
@@ -209,7 +210,11 @@ def middle(box: Box) -> tuple[int, int]:
 
 
 def _tap(screen: Screen, element: str) -> Call:
-    return Call("", "Tap", {"point": middle(dict(elements(screen))[element])})
+    """What is tapped and where it is, in words first: a point that follows from them is right more often than one that is
+    looked up at once."""
+    x1, y1, x2, y2 = box = dict(elements(screen))[element]
+    thought = f"The {element} is at the {place((x1 + x2) / 2, (y1 + y2) / 2)}."
+    return Call(thought, "Tap", {"point": middle(box)})
 
 
 def render(screen: Screen) -> Image.Image:

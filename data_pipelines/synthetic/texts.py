@@ -5,10 +5,11 @@ that the answers follow from what stands before them: a model learns the world's
 look things up.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from data_pipelines.records import Question
 from data_pipelines.synthetic.chats import (
     Pair,
     picture_prefix,
@@ -18,7 +19,7 @@ from data_pipelines.synthetic.chats import (
     turns,
 )
 from data_pipelines.synthetic.documents import Page, document_questions, sample_page
-from data_pipelines.synthetic.scenes import sample_scene
+from data_pipelines.synthetic.scenes import Scene, sample_scene
 from data_pipelines.synthetic.wording import (
     caption,
     caption_zh,
@@ -63,7 +64,9 @@ def located_scene(rng: np.random.Generator) -> str:
     return END_OF_TEXT.join(parts)
 
 
-def told_picture(rng: np.random.Generator) -> str:
+def told_picture(
+    rng: np.random.Generator, captions: Sequence[Callable[[Scene], Question]] = (caption, grounded_caption)
+) -> str:
     """A picture in words, with the colour, shape and box of each object, and tasks of all kinds that it answers.
 
     What a vision encoder has to tell later, told by text now: the model learns to look things up, which takes it longest,
@@ -76,7 +79,7 @@ def told_picture(rng: np.random.Generator) -> str:
     ]
     found = regions(scene, rng)
     boxes = [format_box(region.boxes[0], *size) for region in found]
-    tasks = [f"{told.question} {told.answer}" for told in (caption(scene), grounded_caption(scene))]
+    tasks = [f"{told.question} {told.answer}" for told in (caption_of(scene) for caption_of in captions)]
     tasks += [referring_prompt(region.phrase) + box for region, box in zip(found, boxes)]
     tasks += [f"{grounded_captioning_prompt(box)} {region.phrase}" for region, box in zip(found, boxes)]
     tasks += [f"{vqa_prompt(item.question)} {item.answer}" for item in questions(scene, rng)]

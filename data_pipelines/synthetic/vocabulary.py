@@ -17,7 +17,7 @@ import numpy as np
 import regex
 
 from data_pipelines.synthetic.documents import WORDS, document_questions
-from data_pipelines.synthetic.native_texts import told_clip, told_episode
+from data_pipelines.synthetic.native_texts import told_clip, told_episode, told_native_picture
 from data_pipelines.synthetic.texts import described_scene, located_scene, told_conversation, told_picture
 from qwenvl_jax.processing.prompts import OCR_PROMPT, vqa_prompt
 from qwenvl_jax.processing.tokenizer import NATIVE, PATTERN, SPECIAL_TOKENS, WORLD
@@ -46,7 +46,7 @@ def native_texts() -> Iterator[str]:
     """As `scene_texts`, with what is said about videos and screens, and without conversations. Words that are typed stay
     letters too."""
     rng = np.random.default_rng(0)
-    makers = (described_scene, located_scene, told_picture, told_clip, told_episode)
+    makers = (described_scene, located_scene, told_native_picture, told_clip, told_episode)
     for i in range(TEXTS):
         yield _WORDS.sub("1", makers[i % len(makers)](rng))
     for _ in range(TEXTS // 10):

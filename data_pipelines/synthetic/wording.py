@@ -11,7 +11,7 @@ import numpy as np
 
 from data_pipelines.records import Question, Region
 from data_pipelines.synthetic.scenes import COLOURS, SHAPES, Object, Scene
-from data_pipelines.tasks import CHINESE_KIND
+from data_pipelines.tasks import CHINESE_KIND, PLACES_KIND
 from qwenvl_jax.processing.markup import format_box, format_ref
 from qwenvl_jax.processing.prompts import CAPTION_PROMPT, CAPTION_PROMPT_ZH, GROUNDED_CAPTION_PROMPT
 
@@ -48,6 +48,10 @@ TEMPLATES = {
     "outermost right": ("What is the rightmost object?", "最右边是什么?"),
 }
 """English and Chinese wording; {0} and {1} are phrases such as "red circle"."""
+
+PLACES_PROMPT = "Generate the caption in English with places:"
+ROWS, COLUMNS = ("upper", "middle", "lower"), ("left", "center", "right")
+"""Names of the thirds of a picture."""
 
 CHINESE_SHARE = 0.08
 COUNTED = 0.5
@@ -260,6 +264,22 @@ def caption(scene: Scene) -> Question:
 def caption_zh(scene: Scene) -> Question:
     """ "红色的圆、蓝色的方块", from left to right."""
     return Question(CAPTION_PROMPT_ZH, "、".join(translate(name(item)) for item in scene.objects), CHINESE_KIND)
+
+
+def place(x: float, y: float) -> str:
+    """ "upper left": the row and the column of a point, given as shares of the sides."""
+    row, column = (min(int(3 * share), 2) for share in (y, x))
+    return f"{ROWS[row]} {COLUMNS[column]}"
+
+
+def caption_with_places(scene: Scene) -> Question:
+    """ "a red circle at the upper left and a blue square at the lower center", from left to right.
+
+    A caption names things from left to right, and a merger that has learned from such captions alone tells a language model
+    columns and few rows.
+    """
+    phrases = [f"a {name(item)} at the {place(item.x / scene.width, item.y / scene.height)}" for item in scene.objects]
+    return Question(PLACES_PROMPT, _listed(phrases), PLACES_KIND)
 
 
 def box_markup(scene: Scene, item: Object) -> str:

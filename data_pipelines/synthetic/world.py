@@ -31,10 +31,11 @@ from data_pipelines.synthetic.native import (
 from data_pipelines.synthetic.scene_records import scene_record
 from data_pipelines.synthetic.screens import Screen, sample_screen
 from data_pipelines.synthetic.texts import KINDS, sample_text
+from data_pipelines.synthetic.wording import caption, caption_with_places, caption_zh
 from qwenvl_jax.folder_lock import only_writer
 
 WORLD_VERSION = 9
-NATIVE_VERSION = 3
+NATIVE_VERSION = 4
 """They count up when the same seed begins to mean another world."""
 SETTINGS = "world.json"
 RECORDS_PER_JOB = 64
@@ -69,7 +70,9 @@ MAKERS: dict[str, Callable[[np.random.Generator, str, bool], Record]] = {
     "documents": document_record,
     "chats": chat_record,
     "texts": text_record,
-    "native scenes": partial(scene_record, size_of=native_size, framed=True),
+    "native scenes": partial(
+        scene_record, size_of=native_size, framed=True, captions=(caption, caption_zh, caption_with_places)
+    ),
     "small print": small_print_record,
     "videos": video_record,
     "episodes": episode_record,

@@ -11,7 +11,11 @@ from qwenvl_jax.processing.sample import Image, Sample, Text
 RECORD = Record(
     "r",
     images=(StoredImage(b"jpeg", 200, 100),),
-    captions=(Question("用中文描述这张图片:", "红色的圆", "zh"), Question("Caption:", "a red circle", "en")),
+    captions=(
+        Question("用中文描述这张图片:", "红色的圆", "zh"),
+        Question("Places:", "a red circle at the upper left", "places"),
+        Question("Caption:", "a red circle", "en"),
+    ),
     grounded_captions=(Question("Grounded:", "<ref>a red circle</ref><box>(0,0),(500,500)</box>", "en"),),
     questions=(
         Question("What color is it?", "red", "colour"),
@@ -65,6 +69,13 @@ def test_format(task):
     assert sample.images == (b"jpeg",)
     pairs = [part for prompt, target in EXPECTED[task] for part in (Text(prompt), Text(target, supervised=True))]
     assert sample.parts == (Image(0), *pairs)
+
+
+def test_captions_with_places_are_a_task_of_their_own():
+    """They are no caption of the paper's, and stand in its format."""
+    sample = tasks_of(MODEL_2B)["caption_with_places"](RECORD)
+    target = Text(f" a red circle at the upper left{E}", supervised=True)
+    assert sample.parts == (Image(0), Text("Places:"), target)
 
 
 def test_text_is_all_learned():

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from data_pipelines.synthetic.native_texts import played
 from data_pipelines.synthetic.screens import ACTIONS, elements, expert, middle, render, sample_screen
+from data_pipelines.synthetic.wording import place
 from qwenvl_jax.processing.agent import Call
+from qwenvl_jax.processing.markup import SCALE
 
 SCREENS = [sample_screen(np.random.default_rng(seed), bool(seed % 2)) for seed in range(60)]
 
@@ -24,6 +26,18 @@ def test_actions_of_the_expert_are_listed() -> None:
     """It uses no action that the system's text does not name."""
     used = {call.function for start in SCREENS for _, call in played(start) if call}
     assert used <= {action.name for action in ACTIONS}
+
+
+def test_the_expert_says_what_it_taps_and_where() -> None:
+    """The words before a tap name the element and the place that the point lies in; nothing else is said."""
+    for start in SCREENS:
+        for screen, call in played(start):
+            if call and call.function == "Tap":
+                x, y = (share / SCALE for share in call.arguments["point"])
+                tapped = next(name for name, (x1, y1, x2, y2) in elements(screen) if x1 <= x <= x2 and y1 <= y <= y2)
+                assert call.thought == f"The {tapped} is at the {place(x, y)}."
+            elif call:
+                assert call.thought == ""
 
 
 @pytest.mark.parametrize("wrong", ["other icon", "no field", "other text", "red button", "nothing"])

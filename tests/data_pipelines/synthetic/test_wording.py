@@ -10,9 +10,11 @@ from data_pipelines.synthetic.wording import (
     KINDS,
     TEMPLATES,
     caption,
+    caption_with_places,
     caption_zh,
     grounded_caption,
     name,
+    place,
     questions,
     refer,
     regions,
@@ -150,3 +152,20 @@ def test_the_order_of_regions_tells_nothing():
     first = [regions(scene, np.random.default_rng(i))[0].phrase for i in range(600)]
     shares = [first.count(f"the {name(item)}") / 600 for item in scene.objects]
     assert shares == pytest.approx([1 / 3] * 3, abs=0.08)  # four standard errors
+
+
+def test_places_are_thirds_of_the_sides():
+    """Row first, then column, from the middles of the objects; captions with places name the same objects in the same order
+    as captions, and every place is said."""
+    assert [place(share, 0.5) for share in (0.0, 0.33, 0.34, 0.67, 1.0)] == [
+        f"middle {column}" for column in ("left", "left", "center", "right", "right")
+    ]
+    assert [place(0.5, share).split()[0] for share in (0.0, 0.34, 0.99)] == ["upper", "middle", "lower"]
+    said = set()
+    for scene in SCENES:
+        told = caption_with_places(scene).answer
+        places = [place(item.x / scene.width, item.y / scene.height) for item in scene.objects]
+        assert re.findall(r" at the (\w+ \w+)", told) == places
+        assert re.sub(r" at the \w+ \w+", "", told) == caption(scene).answer
+        said.update(places)
+    assert len(said) == 9
