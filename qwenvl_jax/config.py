@@ -276,6 +276,8 @@ class PrecisionConfig:
     """Type of activations and of matmul inputs; trained parameters keep float32 masters."""
     remat: str = "nothing"
     """What a layer keeps for the backward pass: a name of `qwenvl_jax.models.layers.REMAT_POLICIES`."""
+    vision_remat: str = ""
+    """The same for layers of the vision tower; as `remat` where it is empty."""
     attention: str = "auto"
     """`splash` (TPU), `xla` (anywhere), or `auto`: splash on a TPU, xla elsewhere."""
     loss_chunks: int = 8

@@ -17,7 +17,7 @@ from pathlib import Path
 PLANS, TABLE = Path("runs/plans"), Path("docs/fit.md")
 FOUR_ROWS = ("--multitask.rows", "4")
 CONTEXT = ("--mesh.fsdp", "1", "--mesh.context", "4")
-IMAGES = ("--multitask.rows", "128", "--multitask.images-per-row", "4")
+IMAGES = ("--multitask.rows", "128", "--multitask.images-per-row", "4", "--precision.vision-remat", "attention")
 
 
 @dataclass(frozen=True)

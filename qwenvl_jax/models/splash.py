@@ -30,17 +30,19 @@ def splash_attention(
     key_segments: jax.Array | None,
     causal: bool,
     saved_as: str,
+    scale: float,
 ) -> jax.Array:
     """[B, S, N, H] x [B, T, K, H] -> [B, S, N, H]; K divides N. On a mesh each device computes its own rows and heads.
 
-    Heads of 104 or 80 are padded with zeros to 128; the scale stays that of the real size. Lengths are padded to multiples
-    of 128 with positions of a segment that nothing else has.
+    Heads of 104 or 80 are padded with zeros to 128. Lengths are padded to multiples of 128 with positions of a segment that
+    nothing else has.
 
     Args:
       saved_as: the checkpoint name of the result and its log-sum-exp, which the backward pass reads.
+      scale: of the scores.
     """
     length, size = q.shape[1], q.shape[-1]
-    q = (q.astype(jnp.float32) * size**-0.5).astype(q.dtype)
+    q = (q.astype(jnp.float32) * scale).astype(q.dtype)
     if (length % LANES or k.shape[1] % LANES) and (query_segments is None or key_segments is None):
         query_segments, key_segments = (jnp.zeros(x.shape[:2], jnp.int32) for x in (q, k))
     q, k, v = (jnp.pad(x, ((0, 0), (0, -x.shape[1] % LANES), (0, 0), (0, -size % LANES))) for x in (q, k, v))

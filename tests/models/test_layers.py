@@ -7,13 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_model import CONFIG, PRECISION, random_batch, small_stage
 
 from qwenvl_jax.models.layers import (
     REMAT_POLICIES,
+    Projection,
     apply_rotary,
+    biased,
     gated,
     matmul,
     rotary_angles,
@@ -101,3 +104,42 @@ def test_matmul_has_the_gradients_of_a_product() -> None:
         ours, theirs = (jax.vjp(f, x, matrix)[1](weights) for f in (matmul, jnp.matmul))
         for a, b in zip(ours, theirs):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)  # float32, sums of up to 14 products
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_bias_has_the_gradient_of_a_sum(dtype) -> None:
+    """Its gradient is the sum over all rows in float32, whatever the type of what it is added to: in bfloat16, where 8 bits
+    hold sums up to 256 alone, thousands of ones add up exactly. Nothing is computed for a frozen one."""
+    y, bias = jnp.zeros((5, 1001, 2, 3), dtype), jnp.arange(6.0).reshape(2, 3)
+
+    def total(y: jax.Array, bias: jax.Array) -> jax.Array:
+        return biased(y, bias).astype(jnp.float32).sum()
+
+    of_y, of_bias = jax.grad(total, argnums=(0, 1))(y, bias)
+    assert of_bias.dtype == jnp.float32
+    assert of_y.dtype == dtype
+    np.testing.assert_array_equal(of_bias, np.full((2, 3), 5005.0))
+    np.testing.assert_array_equal(np.asarray(of_y, np.float32), 1.0)
+    np.testing.assert_array_equal(np.asarray(biased(y, bias)[0, 0], np.float32), np.arange(6.0).reshape(2, 3))
+    assert "dot_general" in str(jax.make_jaxpr(jax.grad(total, argnums=1))(y, bias))
+    assert "dot_general" not in str(jax.make_jaxpr(jax.grad(total))(y, bias))
+
+
+def test_heads_filled_up_change_nothing() -> None:
+    """Into heads of 128 and back from them: zeros behind each head's values, and the same gradients of the kernels."""
+    rngs = nnx.Rngs(0)
+    inward = Projection("bpd,dnh->bpnh", (8, 2, 5), ("embed", "heads", "head"), rngs, bias=(1, 2))
+    outward = Projection("bpnh,nhd->bpd", (2, 5, 8), ("heads", "head", "embed"), rngs, bias=(2,))
+    inward.bias[...] = jnp.arange(10.0).reshape(2, 5)
+    x = jax.random.normal(jax.random.key(1), (3, 4, 8))
+    np.testing.assert_allclose(inward(x, 128)[..., :5], inward(x), atol=1e-6)  # another order of sums
+    np.testing.assert_array_equal(inward(x, 128)[..., 5:], 0.0)
+
+    @partial(jax.jit, static_argnums=1)
+    def gradients(modules: tuple[Projection, Projection], size: int):
+        return nnx.grad(lambda pair: jnp.square(pair[1](pair[0](x, size))).sum())(modules)
+
+    for ours, expected in zip(
+        jax.tree.leaves(gradients((inward, outward), 128)), jax.tree.leaves(gradients((inward, outward), 0))
+    ):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-4)  # gradients of some hundreds

@@ -61,6 +61,8 @@ def test_specs() -> None:
     mesh = make_mesh(MeshConfig(2, 2, 2))
     kernel = parameter_spec("k", ("layers", "embed", "heads", "head"), (3, 8, 2, 5), mesh)
     assert kernel == PartitionSpec(None, ("context", "fsdp"), "tensor", None)
+    rows = parameter_spec("d", ("layers", "mlp_rows", "embed_out"), (3, 16, 6), mesh)
+    assert rows == PartitionSpec(None, ("tensor", "context", "fsdp"), None)
     assert parameter_spec("n", ("layers", "embed"), (3, 8), mesh) == PartitionSpec(None, None)
     assert batch_sharding(mesh).spec == PartitionSpec(("data", "fsdp"))
 

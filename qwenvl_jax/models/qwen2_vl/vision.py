@@ -63,7 +63,7 @@ class VisionBlock(nnx.Module):
         self.out = Projection("bpnh,nhc->bpc", (n, h, c), ("heads", "head", "embed"), rngs, bias=(2,), layers=layers)
         self.norm_2 = LayerNorm(c, rngs, layers)
         self.up = Projection("bpc,cf->bpf", (c, f), ("embed", "mlp"), rngs, bias=(1,), layers=layers)
-        self.down = Projection("bpf,fc->bpc", (f, c), ("mlp", "embed"), rngs, bias=(1,), layers=layers)
+        self.down = Projection("bpf,fc->bpc", (f, c), ("mlp_rows", "embed_out"), rngs, bias=(1,), layers=layers)
         self.activation = config.activation
 
     def __call__(self, x: jax.Array, angles: Angles, work: WorkList | PairList, _: Any) -> tuple[jax.Array, None]:
@@ -93,7 +93,8 @@ class VisionEncoder(nnx.Module):
         x = self.patch_embedding(x)
         angles = vision_angles(positions, self.config.width // self.config.heads)
         shared = (angles, plan_attention(segments, self.precision.attention))
-        x, _ = scan_layers(self.blocks, x, *shared, remat=self.precision.remat, unroll=self.precision.unroll)
+        remat = self.precision.vision_remat or self.precision.remat
+        x, _ = scan_layers(self.blocks, x, *shared, remat=remat, unroll=self.precision.unroll)
         return x
 
 

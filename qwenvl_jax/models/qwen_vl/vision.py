@@ -11,7 +11,7 @@ from einops import rearrange
 from flax import nnx
 
 from qwenvl_jax.config import PrecisionConfig, VisionConfig
-from qwenvl_jax.models.attention import attention
+from qwenvl_jax.models.attention import attention, kernel_head_size
 from qwenvl_jax.models.layers import ACTIVATIONS, LayerNorm, Projection, parameter, scan_layers
 from qwenvl_jax.models.qwen_vl.positions import interpolate_positions, sine_positions
 from qwenvl_jax.parallel.activations import gather_stream
@@ -28,7 +28,7 @@ class VisionBlock(nnx.Module):
     """All pre-norm blocks of the trunk, stacked; every pixel sees every pixel."""
 
     def __init__(self, config: VisionConfig, implementation: str, rngs: nnx.Rngs):
-        self.implementation = implementation
+        self.implementation, self.head_size = implementation, config.width // config.heads
         d, n, f, layers = config.width, config.heads, config.mlp_width, config.layers
         h = d // n
         inward: dict[str, Any] = {
@@ -44,12 +44,14 @@ class VisionBlock(nnx.Module):
         self.out = Projection("bpnh,nhd->bpd", (n, h, d), ("heads", "head", "embed"), rngs, bias=(2,), layers=layers)
         self.norm_2 = LayerNorm(d, rngs, layers)
         self.up = Projection("bpd,df->bpf", (d, f), ("embed", "mlp"), rngs, bias=(1,), layers=layers)
-        self.down = Projection("bpf,fd->bpd", (f, d), ("mlp", "embed"), rngs, bias=(1,), layers=layers)
+        self.down = Projection("bpf,fd->bpd", (f, d), ("mlp_rows", "embed_out"), rngs, bias=(1,), layers=layers)
         self.activation = config.activation
 
     def __call__(self, x: jax.Array, _: Any) -> tuple[jax.Array, None]:
         y = gather_stream(self.norm_1(x))
-        x = x + self.out(attention(self.q(y), self.k(y), self.v(y), implementation=self.implementation))
+        size = kernel_head_size(self.head_size, self.implementation)
+        q, k, v = (projection(y, size) for projection in (self.q, self.k, self.v))
+        x = x + self.out(attention(q, k, v, implementation=self.implementation, head_size=self.head_size))
         x = x + self.down(ACTIVATIONS[self.activation](self.up(gather_stream(self.norm_2(x)))))
         return x, None
 
@@ -74,5 +76,6 @@ class VisionEncoder(nnx.Module):
         x = self.patch_embedding(rearrange(x, "b (y p) (x q) c -> b (y x) (p q c)", p=p, q=p))
         x = x + interpolate_positions(self.position[...], grid).astype(x.dtype)
         x = self.norm_pre(x)
-        x, _ = scan_layers(self.blocks, x, remat=self.precision.remat, unroll=self.precision.unroll)
+        remat = self.precision.vision_remat or self.precision.remat
+        x, _ = scan_layers(self.blocks, x, remat=remat, unroll=self.precision.unroll)
         return x
