@@ -1,5 +1,7 @@
 """Promises of plans for devices that are not there: names of topologies, and a program that libtpu compiles for one."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -14,7 +16,7 @@ from qwenvl_jax.planning import hlo, memory
 from qwenvl_jax.planning.devices import describe
 from qwenvl_jax.planning.flops import traced_flops
 from qwenvl_jax.planning.plan import Memory, Plan, needed, slices_that_fit, what_would_fit
-from qwenvl_jax.planning.report import to_text
+from qwenvl_jax.planning.report import to_json, to_text
 from qwenvl_jax.planning.schedule import Walk
 
 LAYERS, WIDTH, ROWS = 24, 1024, 512
@@ -113,6 +115,16 @@ def test_what_would_fit() -> None:
     assert what_would_fit(plan(60e9))[0].startswith("--mesh.context 4 --sft.accumulation 16: ")
     assert [line for line in what_would_fit(plan(510e9)) if "context" in line] == []
     assert "DOES NOT FIT: 14.00 GB too much on each device" in to_text(plan(30e9))
+
+
+def test_what_the_vision_tower_keeps_is_said() -> None:
+    """Where its layers keep more than the others, the report says so, and that they could keep nothing."""
+    kept = dataclasses.replace(plan(30e9), vision_remat="attention")
+    assert "remat nothing (attention in the vision tower), attention xla" in to_text(kept)
+    assert any(line.startswith("--precision.vision-remat nothing") for line in what_would_fit(kept))
+    assert not any("vision-remat" in line for line in what_would_fit(plan(30e9)))
+    assert to_json(kept)["vision_remat"] == "attention"
+    assert to_json(plan(30e9))["vision_remat"] == "nothing"
 
 
 def test_refusals_of_the_compiler() -> None:
