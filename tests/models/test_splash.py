@@ -7,7 +7,7 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 from qwenvl_jax.config import MeshConfig
-from qwenvl_jax.models.attention import attention, resolve_implementation
+from qwenvl_jax.models.attention import attention, kernel_head_size, resolve_implementation
 from qwenvl_jax.parallel.mesh import make_mesh
 
 
@@ -68,6 +68,21 @@ def test_splash_on_a_mesh_equals_one_device(config: MeshConfig) -> None:
         ours = graded("splash", q, k, v, weights, **masks)
     for a, b in zip(ours, expected):
         np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_heads_that_come_filled_up() -> None:
+    """Heads of 104 as projections fill them up to 128, with the scale of 104: what stands before the zeros is the same, and
+    zeros stay zeros."""
+    inputs = tensors(128, 128, 104)
+    expected = graded("xla", *inputs)
+    filled_up = [jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, 24))) for x in inputs]
+    with pltpu.force_tpu_interpret_mode():
+        ours = graded("splash", *filled_up, head_size=104)
+    for a, b in zip(ours, expected):
+        np.testing.assert_allclose(a[..., :104], b, atol=2e-5)  # another order of sums, as above
+        np.testing.assert_array_equal(a[..., 104:], 0.0)
+    assert [kernel_head_size(size, "splash") for size in (80, 104, 128)] == [128] * 3
+    assert kernel_head_size(104, "xla") == 104
 
 
 def test_what_auto_means() -> None:
