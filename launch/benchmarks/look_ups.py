@@ -16,7 +16,8 @@ import tyro
 
 from data_pipelines.synthetic.scenes import Scene, sample_scene
 from data_pipelines.synthetic.wording import box_markup, name, regions, unique
-from qwenvl_jax import generate, load
+from qwenvl_jax.inference.generate import generate
+from qwenvl_jax.inference.loading import load
 from qwenvl_jax.processing.prompts import referring_prompt, vqa_prompt
 from qwenvl_jax.processing.sample import Sample, Text
 from qwenvl_jax.processing.tokenizer import END_OF_TEXT
