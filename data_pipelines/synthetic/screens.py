@@ -210,8 +210,7 @@ def middle(box: Box) -> tuple[int, int]:
 
 
 def _tap(screen: Screen, element: str) -> Call:
-    """What is tapped and where it is, in words first: a point that follows from them is right more often than one that is
-    looked up at once."""
+    """The call, behind what is tapped and where it is in words: the paper's agent too speaks before it acts."""
     x1, y1, x2, y2 = box = dict(elements(screen))[element]
     thought = f"The {element} is at the {place((x1 + x2) / 2, (y1 + y2) / 2)}."
     return Call(thought, "Tap", {"point": middle(box)})
