@@ -61,7 +61,8 @@ def caption_zh(record: Record) -> Sample | None:
 
 
 def caption_with_places(record: Record) -> Sample | None:
-    """The first caption that says in words where things are."""
+    """The first caption that says in words where things are. Only the native world has such captions: the adapter of Qwen-VL
+    has positions of its own, so that `tiny` needs none."""
     return _first(record, (item for item in record.captions if item.kind == PLACES_KIND))
 
 

@@ -287,6 +287,11 @@ class PrecisionConfig:
     offload_moments: bool = False
     """Keeps the optimizer's moments in the hosts' memory: less on the devices; each step carries them there and back."""
 
+    @property
+    def remat_of_vision(self) -> str:
+        """What a layer of the vision tower keeps."""
+        return self.vision_remat or self.remat
+
 
 @dataclass(frozen=True)
 class DataConfig:

@@ -15,7 +15,7 @@ import numpy as np
 import tyro
 
 from data_pipelines.synthetic.scenes import Scene, sample_scene
-from data_pipelines.synthetic.wording import box_markup, name, regions, unique
+from data_pipelines.synthetic.wording import box_markup, name, unique
 from qwenvl_jax.inference.generate import generate
 from qwenvl_jax.inference.loading import load
 from qwenvl_jax.processing.prompts import referring_prompt, vqa_prompt
@@ -45,16 +45,15 @@ class LookUp(NamedTuple):
     objects: int
 
 
-def look_ups(scene: Scene, rng: np.random.Generator) -> list[LookUp]:
+def look_ups(scene: Scene) -> list[LookUp]:
     """The colour of an object whose shape no other has, and the box of each object."""
     listed = ", ".join(f"{name(item)}{box_markup(scene, item)}" for item in scene.objects) + END_OF_TEXT
     colours = [
         (vqa_prompt(f"What color is the {item.look.shape}?"), item.look.colour, "colour")
         for item in unique(scene, lambda item: item.look.shape)
     ]
-    phrases = {f"the {name(item)}": box_markup(scene, item) for item in scene.objects}
     boxes = [
-        (referring_prompt(region.phrase), phrases[region.phrase], "box, every digit") for region in regions(scene, rng)
+        (referring_prompt(f"the {name(item)}"), box_markup(scene, item), "box, every digit") for item in scene.objects
     ]
     return [LookUp(listed + prompt, answer, kind, len(scene.objects)) for prompt, answer, kind in colours + boxes]
 
@@ -63,7 +62,7 @@ def main() -> None:
     options = tyro.cli(LookUpsOptions)
     model, processor = load(options.folder)
     rng = np.random.default_rng(0)
-    asked = [asked for _ in range(options.scenes) for asked in look_ups(sample_scene(rng, held_out=False), rng)]
+    asked = [asked for _ in range(options.scenes) for asked in look_ups(sample_scene(rng, held_out=False))]
     queries = [Sample((Text(one.prompt),)) for one in asked]
     answers = generate(model, processor, queries, batch_size=options.batch_size, max_new_tokens=MAX_NEW_TOKENS)
     right = defaultdict[tuple[str, int], list[bool]](list)

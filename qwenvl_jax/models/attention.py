@@ -43,7 +43,7 @@ def attention(
     causal: bool = False,
     query_start: jax.Array | int = 0,
     implementation: str = "xla",
-    head_size: int = 0,
+    scale: float | None = None,
 ) -> jax.Array:
     """Scaled dot-product attention, [B, S, N, H] x [B, T, K, H] -> [B, S, N, H]; head n meets keys and values n // G.
 
@@ -55,15 +55,15 @@ def attention(
       causal: query s stands at position query_start + s and sees the keys up to that position.
       query_start: positions before the first query (the filled part of a KV cache).
       implementation: one of IMPLEMENTATIONS. Queries behind a cache always run in XLA: a kernel wants static masks.
-      head_size: of heads that are filled up with zeros (see `kernel_head_size`), the real one, which gives the scale.
+      scale: of the scores; None: H ** -0.5. Heads that are filled up with zeros (see `kernel_head_size`) need their own.
     """
-    scale = (head_size or q.shape[-1]) ** -0.5
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
     k, v = (_enough_heads(x, q.shape[2]) for x in (k, v))
     q, k, v = (gather_positions(x) for x in (q, k, v))
     if resolve_implementation(implementation, jax.default_backend()) == "splash" and isinstance(query_start, int):
         mixed = splash_attention(q, k, v, query_segments, key_segments, causal, "attention_output", scale)
     else:
-        mixed = _xla_attention(q, k, v, query_segments, key_segments, causal, query_start)
+        mixed = _xla_attention(q, k, v, query_segments, key_segments, causal, query_start, scale)
     return split_positions(mixed)
 
 
@@ -92,13 +92,14 @@ def _xla_attention(
     key_segments: jax.Array | None,
     causal: bool,
     query_start: jax.Array | int,
+    scale: float,
 ) -> jax.Array:
     """As `attention`, of one device's heads."""
     q, k, v = (checkpoint_name(x, "attention_input") for x in (q, k, v))
     block, long_block = causal_block(q.shape[1]), causal_long_block(q.shape[1])
     of_itself = causal and isinstance(query_start, int) and q.shape[1] == k.shape[1]
     if of_itself and long_block:
-        mixed = _long_causal(q, k, v, query_segments, key_segments, long_block)
+        mixed = _long_causal(q, k, v, query_segments, key_segments, long_block, scale)
     elif of_itself and block < q.shape[1]:
         # A block of queries meets only the keys up to its end: (n + 1) / 2n of the scores for n blocks.
         ends = range(block, q.shape[1] + 1, block)
@@ -110,12 +111,13 @@ def _xla_attention(
                 None if query_segments is None else query_segments[:, end - block : end],
                 None if key_segments is None else key_segments[:, :end],
                 end - block,
+                scale,
             )
             for end in ends
         ]
         mixed = jnp.concatenate(parts, axis=1)
     else:
-        mixed = _dense(q, k, v, query_segments, key_segments, query_start if causal else None)
+        mixed = _dense(q, k, v, query_segments, key_segments, query_start if causal else None, scale)
     return checkpoint_name(mixed, "attention_output")
 
 
@@ -156,6 +158,7 @@ def _long_causal(
     query_segments: jax.Array | None,
     key_segments: jax.Array | None,
     block: int,
+    scale: float,
 ) -> jax.Array:
     """Causal self-attention that never holds more than `block` queries' scores: the backward pass computes them again."""
     rows, length = q.shape[:2]
@@ -174,6 +177,7 @@ def _long_causal(
             query_segments[:, end - stretch : end],
             key_segments[:, :end],
             block,
+            scale,
         )
         for end in ends
     ]
@@ -181,13 +185,19 @@ def _long_causal(
 
 
 def _in_blocks(
-    q: jax.Array, k: jax.Array, v: jax.Array, query_segments: jax.Array, key_segments: jax.Array, block: int
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    query_segments: jax.Array,
+    key_segments: jax.Array,
+    block: int,
+    scale: float,
 ) -> jax.Array:
     """The last queries of a causal sequence in a loop over blocks of them, each of which meets all keys."""
 
     @jax.checkpoint
     def of_block(queries: jax.Array, own: jax.Array, start: jax.Array) -> jax.Array:
-        return _dense(queries, k.astype(queries.dtype), v.astype(queries.dtype), own, key_segments, start)
+        return _dense(queries, k.astype(queries.dtype), v.astype(queries.dtype), own, key_segments, start, scale)
 
     blocks = (
         rearrange(q, "b (n s) h d -> n b s h d", s=block),
@@ -205,11 +215,12 @@ def _dense(
     query_segments: jax.Array | None,
     key_segments: jax.Array | None,
     query_start: jax.Array | int | None,
+    scale: float,
 ) -> jax.Array:
     """All scores at once; `query_start` None means that no order is imposed."""
     # The queries of a group as if they were more positions: with an axis of their own XLA on a CPU lays scores out anew.
     length, joined = q.shape[1], rearrange(q, "b s (k g) h -> b k (g s) h", k=k.shape[2])
-    scores = jnp.einsum("bkqh,btkh->bkqt", joined, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    scores = jnp.einsum("bkqh,btkh->bkqt", joined, k, preferred_element_type=jnp.float32) * scale
     mask = None
     if query_segments is not None and key_segments is not None:
         mask = query_segments[:, :, None] == key_segments[:, None, :]

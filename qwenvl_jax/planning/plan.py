@@ -104,7 +104,7 @@ class Plan:
       traffic: part -> bytes of main memory, per device.
       collectives: (kind, asynchronous) -> calls per device.
       moved: kind -> bytes of the results, per device.
-      vision_remat: where the vision tower has another than `remat`.
+      vision_remat: `remat` of the vision tower.
       time: None where the step did not compile.
       seconds_by_part: part -> seconds.
       patches_per_slice: that rows are assumed to hold, of each image or two frames; 0 where there are no patches.
@@ -124,12 +124,12 @@ class Plan:
     patches_per_slice: int
     accumulation: int
     remat: str
+    vision_remat: str
     attention: str
     steps: int
     memory: Memory
     flops: dict[str, float]
     executed: dict[str, float]
-    vision_remat: str = ""
     traffic: dict[str, float] = field(default_factory=dict)
     collectives: dict[tuple[str, bool], int] = field(default_factory=dict)
     moved: dict[str, float] = field(default_factory=dict)
@@ -170,12 +170,11 @@ def make_plan(run: Run, stage: Stage, topology: Topology) -> Plan:
         rows=stage.rows, sequence_length=stage.sequence_length, images_per_row=stage.images_per_row,
         resolution=stage.resolution, patches_per_row=stage.patches_per_row,
         patches_per_slice=min(SLICE, stage.patches_per_row), accumulation=stage.accumulation,
-        remat=run.precision.remat,
+        remat=run.precision.remat, vision_remat=run.precision.remat_of_vision,
         attention=run.precision.attention, steps=stage.steps,
         memory=Memory(parameters, moments, rows, math.nan, math.nan, chip.memory, float(host_bytes(state.optimizer))),
         flops=step_flops(run.model, stage, table.trained, scores),
         executed=dict(traced_flops(traced.jaxpr.jaxpr, turns)),
-        vision_remat=run.precision.vision_remat,
         peak_flops=chip.flops * mesh.size,
     )  # fmt: skip
     began = time.perf_counter()
@@ -250,7 +249,7 @@ def what_would_fit(plan: Plan) -> list[str]:
         )
     if plan.remat != "nothing":
         advice.append("--precision.remat nothing: every layer is computed again in the backward pass")
-    if plan.vision_remat not in ("", "nothing"):
+    if plan.vision_remat not in (plan.remat, "nothing"):
         advice.append("--precision.vision-remat nothing: the same for the layers of the vision tower")
     if plan.memory.optimizer:
         carried = f"{plan.memory.optimizer / 1e9:.2f} GB of moments lie on the hosts, and are carried there and back"

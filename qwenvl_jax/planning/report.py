@@ -27,7 +27,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "patches_per_slice": plan.patches_per_slice,
         "accumulation": plan.accumulation,
         "remat": plan.remat,
-        "vision_remat": plan.vision_remat or plan.remat,
+        "vision_remat": plan.vision_remat,
         "attention": plan.attention,
         "fits": memory.fits,
         "memory": {
@@ -85,7 +85,7 @@ def to_text(plan: Plan) -> str:
 def _heading(plan: Plan) -> list[str]:
     mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items() if size > 1) or "one device"
     slices = f" in {plan.accumulation} slices" if plan.accumulation > 1 else ""
-    vision = f" ({plan.vision_remat} in the vision tower)" if plan.vision_remat else ""
+    vision = f" ({plan.vision_remat} in the vision tower)" if plan.vision_remat != plan.remat else ""
     return [
         f"{plan.recipe}, stage {plan.stage}, on {plan.topology} ({plan.devices} devices; {mesh})",
         f"{plan.rows} rows of {plan.sequence_length} tokens{slices}, {_vision(plan)}; remat {plan.remat}{vision}, "

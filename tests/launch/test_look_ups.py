@@ -17,7 +17,7 @@ def test_answers_stand_in_what_was_told() -> None:
     for _ in range(60):
         scene = sample_scene(rng, held_out=False)
         boxes = []
-        for asked in look_ups(scene, rng):
+        for asked in look_ups(scene):
             told, question = asked.prompt.split("<|endoftext|>")
             assert asked.objects == len(scene.objects) == told.count("<box>")
             if asked.kind == "colour":

@@ -70,17 +70,26 @@ def test_splash_on_a_mesh_equals_one_device(config: MeshConfig) -> None:
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
-def test_heads_that_come_filled_up() -> None:
+@pytest.mark.parametrize(
+    "implementation, length, causal",
+    [("splash", 128, False), ("xla", 128, False), ("xla", 512, True), ("xla", 2048, True)],
+    ids=["splash", "xla", "xla in blocks", "xla of a long row"],
+)
+def test_heads_that_come_filled_up(implementation: str, length: int, causal: bool) -> None:
     """Heads of 104 as projections fill them up to 128, with the scale of 104: what stands before the zeros is the same, and
     zeros stay zeros."""
-    inputs = tensors(128, 128, 104)
-    expected = graded("xla", *inputs)
+    inputs = tensors(length, length, 104)
+    expected = graded("xla", *inputs, causal=causal)
     filled_up = [jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, 24))) for x in inputs]
     with pltpu.force_tpu_interpret_mode():
-        ours = graded("splash", *filled_up, head_size=104)
+        ours = graded(implementation, *filled_up, causal=causal, scale=104**-0.5)
     for a, b in zip(ours, expected):
         np.testing.assert_allclose(a[..., :104], b, atol=2e-5)  # another order of sums, as above
         np.testing.assert_array_equal(a[..., 104:], 0.0)
+
+
+def test_sizes_that_kernels_want() -> None:
+    """Multiples of 128 where the TPU's kernel runs, the heads' own size elsewhere."""
     assert [kernel_head_size(size, "splash") for size in (80, 104, 128)] == [128] * 3
     assert kernel_head_size(104, "xla") == 104
 

@@ -17,7 +17,7 @@ from qwenvl_jax.planning.report import to_json, to_text
 PLAN = Plan(
     recipe="r", stage="sft", topology="v5p:2x2x1", devices=4, mesh={"fsdp": 4}, rows=8, sequence_length=1000,
     images_per_row=3, resolution=448, patches_per_row=0, patches_per_slice=0, accumulation=1, remat="nothing",
-    attention="xla", steps=10, memory=Memory(1e9, 1e9, 0, 3e9, 3e9, 16e9), flops={}, executed={},
+    vision_remat="nothing", attention="xla", steps=10, memory=Memory(1e9, 1e9, 0, 3e9, 3e9, 16e9), flops={}, executed={},
     time=Time(1, 1, 1, 2.0, 0, True), peak_flops=1e12,
 )  # fmt: skip
 PATCHES = dataclasses.replace(PLAN, images_per_row=0, resolution=0, patches_per_row=4096, patches_per_slice=2304)

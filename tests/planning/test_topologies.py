@@ -98,7 +98,7 @@ def plan(peak: float) -> Plan:
         recipe="r", stage="sft", topology="v5e:2x2", devices=4,
         mesh={"data": 1, "fsdp": 4, "context": 1, "tensor": 1}, rows=16, sequence_length=128,
         images_per_row=0, resolution=0, patches_per_row=0, patches_per_slice=0, accumulation=1, remat="nothing",
-        attention="xla", steps=1, memory=found, flops={}, executed={},
+        vision_remat="nothing", attention="xla", steps=1, memory=found, flops={}, executed={},
     )  # fmt: skip
 
 

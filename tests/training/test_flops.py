@@ -6,7 +6,7 @@ import math
 import jax
 import numpy as np
 import pytest
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from small_model import TRAIN_ALL, small_run, small_stage
 
 from configs.qwen_vl import parameter_tables
@@ -26,13 +26,20 @@ CONFIG = QwenVLConfig(
 TABLES = parameter_tables(CONFIG.vision.layers, 0.95, 0.05) | {"everything": TRAIN_ALL}
 
 
+def sums_rows(product: JaxprEqn) -> bool:
+    """Whether this is a bias's gradient: a sum over all rows, written as a product with eight rows of ones at the highest
+    precision (`layers.biased`)."""
+    (contracted, _), (batched, _) = product.params["dimension_numbers"]
+    ones = product.invars[0].aval
+    everything_but_8 = ones.shape[0] == 8 and tuple(contracted) == tuple(range(1, ones.ndim)) and not batched
+    return everything_but_8 and product.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2
+
+
 def matmul_flops(jaxpr: Jaxpr) -> float:
-    """2 m n k of every dot_general, those of a scan's body as often as it runs. Biases' gradients, which are sums written as
-    products with ones at the highest precision (`layers.biased`), are left out: the formula counts no sums."""
+    """2 m n k of every dot_general, those of a scan's body as often as it runs; sums are left out, as the formula does."""
     total = 0.0
     for equation in jaxpr.eqns:
-        summed = equation.params.get("precision") == (jax.lax.Precision.HIGHEST,) * 2
-        if equation.primitive.name == "dot_general" and not summed:
+        if equation.primitive.name == "dot_general" and not sums_rows(equation):
             (contracted, _), _ = equation.params["dimension_numbers"]
             shape = equation.invars[0].aval.shape
             total += 2.0 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)

@@ -93,8 +93,8 @@ class VisionEncoder(nnx.Module):
         x = self.patch_embedding(x)
         angles = vision_angles(positions, self.config.width // self.config.heads)
         shared = (angles, plan_attention(segments, self.precision.attention))
-        remat = self.precision.vision_remat or self.precision.remat
-        x, _ = scan_layers(self.blocks, x, *shared, remat=remat, unroll=self.precision.unroll)
+        remat, unroll = self.precision.remat_of_vision, self.precision.unroll
+        x, _ = scan_layers(self.blocks, x, *shared, remat=remat, unroll=unroll)
         return x
 
 

@@ -51,7 +51,7 @@ class VisionBlock(nnx.Module):
         y = gather_stream(self.norm_1(x))
         size = kernel_head_size(self.head_size, self.implementation)
         q, k, v = (projection(y, size) for projection in (self.q, self.k, self.v))
-        x = x + self.out(attention(q, k, v, implementation=self.implementation, head_size=self.head_size))
+        x = x + self.out(attention(q, k, v, implementation=self.implementation, scale=self.head_size**-0.5))
         x = x + self.down(ACTIVATIONS[self.activation](self.up(gather_stream(self.norm_2(x)))))
         return x, None
 
@@ -76,6 +76,5 @@ class VisionEncoder(nnx.Module):
         x = self.patch_embedding(rearrange(x, "b (y p) (x q) c -> b (y x) (p q c)", p=p, q=p))
         x = x + interpolate_positions(self.position[...], grid).astype(x.dtype)
         x = self.norm_pre(x)
-        remat = self.precision.vision_remat or self.precision.remat
-        x, _ = scan_layers(self.blocks, x, remat=remat, unroll=self.precision.unroll)
+        x, _ = scan_layers(self.blocks, x, remat=self.precision.remat_of_vision, unroll=self.precision.unroll)
         return x
