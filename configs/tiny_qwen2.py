@@ -1,7 +1,7 @@
 """`tiny-qwen2`: the shape of Qwen2-VL at 3.2 M parameters, on the native world, for two CPU cores.
 
-What differs from the paper is what differs in `tiny`: float32, few wide heads, Muon for matrices, and the two stages before
-the first one that make what the paper downloads. In stage `vision` the ViT alone learns what each patch shows, in the place
+What differs from the paper is what differs in `tiny`: float32, few wide heads, each with keys and values of its own (with one
+set for both, look-ups in text were not learned in as many steps), Muon for matrices, and the two stages before the first one that make what the paper downloads. In stage `vision` the ViT alone learns what each patch shows, in the place
 of DFN's ViT, in stage `language` the LLM alone reads text, in the place of Qwen2. Patches, merger, limits in pixels, M-RoPE
 and the three stages behind are the paper's, but that the ViT sees screens before it is locked: episodes are in stage 2 too.
 What it reaches, and what it does not yet, stands in `qwenvl_jax/models/qwen2_vl/README.md`.
@@ -28,7 +28,7 @@ from qwenvl_jax.config import (
 MODEL = Qwen2VLConfig(
     vision=Qwen2VisionConfig(width=192, layers=2, heads=6, mlp_width=768, activation="relu2"),
     language=Qwen2LanguageConfig(
-        vocab_size=768, width=128, layers=6, heads=2, kv_heads=1, mlp_width=384, tied=False,
+        vocab_size=768, width=128, layers=6, heads=2, kv_heads=2, mlp_width=384, tied=False,
         mrope_sections=(8, 12, 12), rope_base=10_000.0,
     ),
 )  # fmt: skip
@@ -93,7 +93,7 @@ def tiny_qwen2() -> Run:
                 parameters=VISION + frozen("merger", "language"), patch_classes=PATCH_CLASSES, pack_within_task=False,
             ),
             Stage(
-                name="language", steps=2600, mixture=(Component("text", "texts", 1),), rows=3, sequence_length=512,
+                name="language", steps=1800, mixture=(Component("text", "texts", 1),), rows=3, sequence_length=512,
                 schedule=Schedule(peak=1e-3, end=1e-4, warmup=50),
                 parameters=frozen("vision", "merger") + LANGUAGE, pack_within_task=False,
             ),

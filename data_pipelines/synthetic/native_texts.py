@@ -6,11 +6,12 @@ from functools import partial
 import numpy as np
 
 from data_pipelines.records import Record, Turn
+from data_pipelines.synthetic.scenes import COLOURS, SHAPES
 from data_pipelines.synthetic.screens import SENT, Screen, elements, expert, middle, sample_screen
 from data_pipelines.synthetic.small_print import sample_small_page
 from data_pipelines.synthetic.texts import described_scene, located_scene, read_document, told_picture
 from data_pipelines.synthetic.videos import Clip, clip_questions, sample_clip
-from data_pipelines.synthetic.wording import caption, caption_with_places, grounded_caption, name
+from data_pipelines.synthetic.wording import TEMPLATES, caption, caption_with_places, grounded_caption, name
 from data_pipelines.tasks import ENVIRONMENT, agent
 from qwenvl_jax.processing.agent import Call, format_call
 from qwenvl_jax.processing.chatml import ASSISTANT, USER
@@ -22,8 +23,41 @@ from qwenvl_jax.processing.tokenizer import END_OF_TEXT
 told_native_picture = partial(told_picture, captions=(caption, grounded_caption, caption_with_places))
 """Where things are is said in words too."""
 
+NAMED_AGAIN = 2
+"""Times that a told list of names is said again."""
+BACKWARDS = 0.7
+"""Share of what is asked from a shape to its colour, which stands before it, and so is harder to find."""
+
 REPLY = "Done."
 """What the expert says when the goal is reached."""
+
+
+def told_names(rng: np.random.Generator) -> str:
+    """Names of objects, said again in other orders ("circle red, blue square"), and asked for by one of their words.
+
+    Said again, a word stands right before the one that has to be looked up. That is learned soon, and then what stands some
+    words behind it, as in all questions on pictures: with told pictures alone a model still named any colour that was told
+    after 2,600 steps of language (0.57 of those of three objects), with these texts none but the right one after 1,500.
+    """
+    count = int(rng.integers(2, len(SHAPES) + 1))
+    shapes, colours = (rng.permutation(list(words))[:count].tolist() for words in (SHAPES, COLOURS))
+
+    def by(of_shape: Callable[[str, str], str], of_colour: Callable[[str, str], str]) -> list[str]:
+        ways = [of_shape if share < BACKWARDS else of_colour for share in rng.random(count)]
+        return [ways[i](shapes[i], colours[i]) for i in rng.permutation(count)]
+
+    lists = [", ".join(f"{colour} {shape}" for shape, colour in zip(shapes, colours))]
+    for _ in range(NAMED_AGAIN):
+        lists.append(", ".join(by("{0} {1}".format, "{1} {0}".format)))
+    return END_OF_TEXT.join(lists + by(_asked_for_colour, _asked_for_shape))
+
+
+def _asked_for_colour(shape: str, colour: str) -> str:
+    return f"{vqa_prompt(TEMPLATES['colour'][0].format(shape))} {colour}"
+
+
+def _asked_for_shape(shape: str, colour: str) -> str:
+    return f"{vqa_prompt(TEMPLATES['shape'][0].format(f'{colour} object'))} {shape}"
 
 
 def told_clip(rng: np.random.Generator) -> str:
@@ -84,7 +118,8 @@ def told_episode(rng: np.random.Generator) -> str:
 
 
 KINDS: dict[Callable[[np.random.Generator], str], float] = {
-    told_native_picture: 0.66,
+    told_native_picture: 0.31,
+    told_names: 0.35,
     described_scene: 0.04,
     located_scene: 0.02,
     partial(read_document, page_of=sample_small_page): 0.08,

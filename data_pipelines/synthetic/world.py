@@ -35,7 +35,7 @@ from data_pipelines.synthetic.wording import caption, caption_with_places, capti
 from qwenvl_jax.folder_lock import only_writer
 
 WORLD_VERSION = 9
-NATIVE_VERSION = 4
+NATIVE_VERSION = 5
 """They count up when the same seed begins to mean another world."""
 SETTINGS = "world.json"
 RECORDS_PER_JOB = 64

@@ -9,7 +9,7 @@ from PIL import Image
 from configs.qwen2_vl import MODEL_2B
 from data_pipelines.sources.array_record import ArrayRecordSource
 from data_pipelines.synthetic import world
-from data_pipelines.synthetic.native_texts import KINDS
+from data_pipelines.synthetic.native_texts import KINDS, told_names
 from data_pipelines.synthetic.small_print import CAPITALS, LOW_RESOLUTION, at_low_resolution
 from data_pipelines.tasks import tasks_of
 from qwenvl_jax.processing.qwen2_tokens import QWEN2_VL, to_qwen2_markup
@@ -106,3 +106,24 @@ def test_texts_of_every_kind_are_short() -> None:
         for seed in range(20):
             text = make(np.random.default_rng(seed))
             assert 5 < len(tokenizer.encode(to_qwen2_markup(text))) < 384, make
+
+
+def test_texts_are_drawn_by_shares_that_are_whole() -> None:
+    """The shares of all kinds add up to one."""
+    assert sum(KINDS.values()) == pytest.approx(1)
+
+
+def test_names_that_are_asked_for_are_told_before() -> None:
+    """Every list names the same objects, each word stands for one of them, and every object is asked for once by one of its
+    words, with the other as answer."""
+    for seed in range(30):
+        parts = told_names(np.random.default_rng(seed)).split("<|endoftext|>")
+        told, *again = [{frozenset(named.split()) for named in part.split(", ")} for part in parts[:3]]
+        assert all(names == told for names in again)
+        assert len(set().union(*told)) == 2 * len(told)
+        answered = []
+        for part in parts[3:]:
+            asked, _, answer = part.rpartition("? Answer: ")
+            answered.append(frozenset((asked.removesuffix(" object").split()[-1], answer)))
+        assert len(answered) == len(told) == len(set(answered))
+        assert set(answered) == told
