@@ -36,8 +36,7 @@ def told_names(rng: np.random.Generator) -> str:
     """Names of objects, said again in other orders ("circle red, blue square"), and asked for by one of their words.
 
     Said again, a word stands right before the one that has to be looked up. That is learned soon, and then what stands some
-    words behind it, as in all questions on pictures: with told pictures alone a model still named any colour that was told
-    after 2,600 steps of language (0.57 of those of three objects), with these texts none but the right one after 1,500.
+    words behind it, as in all questions on pictures (`qwenvl_jax/models/qwen2_vl/README.md` has the figures).
     """
     count = int(rng.integers(2, len(SHAPES) + 1))
     shapes, colours = (rng.permutation(list(words))[:count].tolist() for words in (SHAPES, COLOURS))
