@@ -41,17 +41,17 @@ PRETRAIN_MIXTURE = (Component("caption", "scenes", 1), Component("caption_with_p
 
 # Weights are shares of samples. A VQA sample holds all questions on its picture.
 MULTITASK_MIXTURE = (
-    Component("vqa", "scenes", 10),
+    Component("vqa", "scenes", 12),
     Component("caption", "scenes", 0.8),
     Component("caption_zh", "scenes", 0.5),
     Component("caption_with_places", "scenes", 1),
     Component("caption_with_grounding", "scenes", 0.5),
-    Component("referring_grounding", "scenes", 3),
+    Component("referring_grounding", "scenes", 2),
     Component("grounded_captioning", "scenes", 0.3),
     Component("ocr_vqa", "small_print", 4),
-    Component("ocr", "small_print", 1.5),
+    Component("ocr", "small_print", 1),
     Component("video_vqa", "videos", 4),
-    Component("agent", "episodes", 2),
+    Component("agent", "episodes", 3),
     Component("text", "texts", 0.3),
 )
 
@@ -95,7 +95,7 @@ def tiny_qwen2() -> Run:
                 parameters=VISION + frozen("merger", "language"), patch_classes=PATCH_CLASSES, pack_within_task=False,
             ),
             Stage(
-                name="language", steps=1800, mixture=(Component("text", "texts", 1),), rows=3, sequence_length=512,
+                name="language", steps=2600, mixture=(Component("text", "texts", 1),), rows=3, sequence_length=512,
                 schedule=Schedule(peak=1e-3, end=1e-4, warmup=50),
                 parameters=frozen("vision", "merger") + LANGUAGE, pack_within_task=False,
             ),

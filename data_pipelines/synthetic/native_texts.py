@@ -117,8 +117,8 @@ def told_episode(rng: np.random.Generator) -> str:
 
 
 KINDS: dict[Callable[[np.random.Generator], str], float] = {
-    told_native_picture: 0.31,
-    told_names: 0.35,
+    told_native_picture: 0.36,
+    told_names: 0.3,
     described_scene: 0.04,
     located_scene: 0.02,
     partial(read_document, page_of=sample_small_page): 0.08,

@@ -4,7 +4,7 @@ Chinese.
 Answers are balanced as far as a scene allows: who does not look at the picture scores low.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -222,26 +222,30 @@ def relation_facts(scene: Scene, rng: np.random.Generator) -> list[Fact]:
     return [fact for fact in facts if fact]
 
 
-KINDS: dict[str, tuple[Callable[[Scene, np.random.Generator], list[Fact]], int]] = {
-    "colour": (colour_facts, 3),
-    "shape": (shape_facts, 3),
-    "count": (count_facts, 1),
-    "yes/no": (yes_no_facts, 2),
-    "relation": (relation_facts, 2),
+KINDS: dict[str, Callable[[Scene, np.random.Generator], list[Fact]]] = {
+    "colour": colour_facts,
+    "shape": shape_facts,
+    "count": count_facts,
+    "yes/no": yes_no_facts,
+    "relation": relation_facts,
 }
-"""Kind of question -> what finds its facts, and how many of them are asked about one scene."""
+"""Kind of question -> what finds its facts."""
+ASKED: Mapping[str, int] = {"colour": 3, "shape": 3, "count": 1, "yes/no": 2, "relation": 2}
+"""How many questions of a kind are asked about one scene, at most."""
+ASKED_HARD: Mapping[str, int] = {"colour": 1, "shape": 1, "count": 1, "yes/no": 3, "relation": 3}
+"""As ASKED, for training where most questions shall be of the kinds that take longest to learn."""
 
 
-def questions(scene: Scene, rng: np.random.Generator) -> tuple[Question, ...]:
-    """Up to 11 questions of all kinds in random order, some of them in Chinese.
+def questions(scene: Scene, rng: np.random.Generator, asked_of: Mapping[str, int] = ASKED) -> tuple[Question, ...]:
+    """Questions of all kinds in random order, some of them in Chinese; up to `asked_of` of each.
 
     They are asked behind each other, so a question is left out when an earlier one gave its answer away ("Is
     the red ring left of the cross?" tells the ring's colour): each answer has to be looked up in the picture.
     """
     found = []
-    for kind, (find, most) in KINDS.items():
+    for kind, find in KINDS.items():
         facts = find(scene, rng)
-        found += [(kind, facts[i]) for i in rng.permutation(len(facts))[:most]]
+        found += [(kind, facts[i]) for i in rng.permutation(len(facts))[: asked_of[kind]]]
     told: set[str] = set()
     asked = []
     for i in rng.permutation(len(found)):

@@ -31,7 +31,7 @@ from data_pipelines.synthetic.native import (
 from data_pipelines.synthetic.scene_records import scene_record
 from data_pipelines.synthetic.screens import Screen, sample_screen
 from data_pipelines.synthetic.texts import KINDS, sample_text
-from data_pipelines.synthetic.wording import caption, caption_with_places, caption_zh
+from data_pipelines.synthetic.wording import ASKED_HARD, caption, caption_with_places, caption_zh
 from qwenvl_jax.folder_lock import only_writer
 
 WORLD_VERSION = 9
@@ -71,7 +71,11 @@ MAKERS: dict[str, Callable[[np.random.Generator, str, bool], Record]] = {
     "chats": chat_record,
     "texts": text_record,
     "native scenes": partial(
-        scene_record, size_of=native_size, framed=True, captions=(caption, caption_zh, caption_with_places)
+        scene_record,
+        size_of=native_size,
+        framed=True,
+        captions=(caption, caption_zh, caption_with_places),
+        asked_in_training=ASKED_HARD,
     ),
     "small print": small_print_record,
     "videos": video_record,

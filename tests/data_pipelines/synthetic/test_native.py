@@ -1,6 +1,7 @@
 """The native world: pictures of many sizes, print that only native resolution can read, episodes as training samples."""
 
 import io
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from data_pipelines.sources.array_record import ArrayRecordSource
 from data_pipelines.synthetic import world
 from data_pipelines.synthetic.native_texts import KINDS, told_names
 from data_pipelines.synthetic.small_print import CAPITALS, LOW_RESOLUTION, at_low_resolution
+from data_pipelines.synthetic.wording import ASKED, ASKED_HARD
 from data_pipelines.tasks import tasks_of
 from qwenvl_jax.processing.qwen2_tokens import QWEN2_VL, to_qwen2_markup
 from qwenvl_jax.processing.sample import Image as Picture
@@ -127,3 +129,18 @@ def test_names_that_are_asked_for_are_told_before() -> None:
             answered.append(frozenset((asked.removesuffix(" object").split()[-1], answer)))
         assert len(answered) == len(told) == len(set(answered))
         assert set(answered) == told
+
+
+def test_training_asks_more_of_what_is_hard() -> None:
+    """Of the questions on training scenes a smaller share is on colours and shapes than of those on held-out ones; no kind
+    is asked more often than its table says."""
+    looks = {}
+    for held_out, most in ((False, ASKED_HARD), (True, ASKED)):
+        counts: Counter[str] = Counter()
+        for index in range(40):
+            source = world.Source("scenes", "native scenes", held_out, 40, 0)
+            of_scene = Counter(item.kind for item in world.make_record(0, source, index).questions)
+            assert all(of_scene[kind] <= most[kind] for kind in of_scene)
+            counts += of_scene
+        looks[held_out] = (counts["colour"] + counts["shape"]) / counts.total()
+    assert looks[False] < 0.7 * looks[True]
