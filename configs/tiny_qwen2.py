@@ -1,9 +1,9 @@
-"""`tiny-qwen2`: the shape of Qwen2-VL at 3.2 M parameters, on the native world, for two CPU cores.
+"""`tiny-qwen2`: the shape of Qwen2-VL at 3.3 M parameters, on the native world, for two CPU cores.
 
 What differs from the paper is what differs in `tiny`: float32, few wide heads, Muon for matrices, and the two stages before
 the first one that make what the paper downloads. In stage `vision` the ViT alone learns what each patch shows, in the place
 of DFN's ViT, in stage `language` the LLM alone reads text, in the place of Qwen2. Each of the two heads has keys and values
-of its own: with one set for both, look-ups in text took several times as long to learn. Patches, merger, limits in pixels,
+of its own: with one set for both, look-ups in text took more than twice as long to learn. Patches, merger, limits in pixels,
 M-RoPE and the three stages behind are the paper's, but that the ViT sees screens before it is locked: episodes are in stage
 2 too.
 What it reaches, and what it does not yet, stands in `qwenvl_jax/models/qwen2_vl/README.md`.
