@@ -11,7 +11,7 @@ from data_pipelines.synthetic.screens import SENT, Screen, elements, expert, mid
 from data_pipelines.synthetic.small_print import sample_small_page
 from data_pipelines.synthetic.texts import described_scene, located_scene, read_document, told_picture
 from data_pipelines.synthetic.videos import Clip, clip_questions, sample_clip
-from data_pipelines.synthetic.wording import TEMPLATES, caption, caption_with_places, grounded_caption, name
+from data_pipelines.synthetic.wording import Fact, caption, caption_with_places, grounded_caption, name, word
 from data_pipelines.tasks import ENVIRONMENT, agent
 from qwenvl_jax.processing.agent import Call, format_call
 from qwenvl_jax.processing.chatml import ASSISTANT, USER
@@ -48,15 +48,18 @@ def told_names(rng: np.random.Generator) -> str:
     lists = [", ".join(f"{colour} {shape}" for shape, colour in zip(shapes, colours))]
     for _ in range(NAMED_AGAIN):
         lists.append(", ".join(by("{0} {1}".format, "{1} {0}".format)))
-    return END_OF_TEXT.join(lists + by(_asked_for_colour, _asked_for_shape))
+    return END_OF_TEXT.join(
+        lists
+        + by(
+            lambda shape, colour: _answered(Fact("colour", (shape,), colour)),
+            lambda shape, colour: _answered(Fact("shape", (f"{colour} object",), shape)),
+        )
+    )
 
 
-def _asked_for_colour(shape: str, colour: str) -> str:
-    return f"{vqa_prompt(TEMPLATES['colour'][0].format(shape))} {colour}"
-
-
-def _asked_for_shape(shape: str, colour: str) -> str:
-    return f"{vqa_prompt(TEMPLATES['shape'][0].format(f'{colour} object'))} {shape}"
+def _answered(fact: Fact) -> str:
+    item = word(fact, fact.template)
+    return f"{vqa_prompt(item.question)} {item.answer}"
 
 
 def told_clip(rng: np.random.Generator) -> str:
