@@ -31,6 +31,9 @@ CHINESE = {
     **dict(zip(COLOURS, ("红色", "绿色", "蓝色", "黄色", "白色", "黑色"))),
     **{"left": "左边", "right": "右边", "above": "上面", "below": "下面"},
     **{"yes": "是", "no": "否", "object": "物体", "objects": "物体"},
+    **{"upper left": "左上", "upper center": "上面", "upper right": "右上"},
+    **{"middle left": "左边", "middle center": "中间", "middle right": "右边"},
+    **{"lower left": "左下", "lower center": "下面", "lower right": "右下"},
 }
 
 TEMPLATES = {
@@ -44,6 +47,7 @@ TEMPLATES = {
     "above": ("Is the {0} above the {1}?", "{0}是否在{1}的上面?"),
     "below": ("Is the {0} below the {1}?", "{0}是否在{1}的下面?"),
     "where": ("Where is the {0} relative to the {1}?", "{0}在{1}的哪边?"),
+    "place": ("Where is the {0}?", "{0}在哪里?"),
     "outermost left": ("What is the leftmost object?", "最左边是什么?"),
     "outermost right": ("What is the rightmost object?", "最右边是什么?"),
 }
@@ -85,7 +89,7 @@ def name(item: Object) -> str:
 
 def translate(phrase: str) -> str:
     """An English phrase of the world ("red circle", "3") in Chinese; numbers stay."""
-    return "的".join(CHINESE.get(word, word) for word in phrase.split())
+    return CHINESE.get(phrase) or "的".join(CHINESE.get(word, word) for word in phrase.split())
 
 
 def word(fact: Fact, kind: str, chinese: bool = False) -> Question:
@@ -222,6 +226,9 @@ def relation_facts(scene: Scene, rng: np.random.Generator) -> list[Fact]:
     return [fact for fact in facts if fact]
 
 
+PLACE = "place"
+"""Kind of the questions that stand behind all others: an answer to one tells half of a relation."""
+
 KINDS: dict[str, Callable[[Scene, np.random.Generator], list[Fact]]] = {
     "colour": colour_facts,
     "shape": shape_facts,
@@ -232,12 +239,13 @@ KINDS: dict[str, Callable[[Scene, np.random.Generator], list[Fact]]] = {
 """Kind of question -> what finds its facts."""
 ASKED: Mapping[str, int] = {"colour": 3, "shape": 3, "count": 1, "yes/no": 2, "relation": 2}
 """How many questions of a kind are asked about one scene, at most."""
-ASKED_HARD: Mapping[str, int] = {"colour": 1, "shape": 1, "count": 1, "yes/no": 3, "relation": 3}
-"""As ASKED, for training where most questions shall be of the kinds that take longest to learn."""
+ASKED_HARD: Mapping[str, int] = {"colour": 1, "shape": 1, "count": 1, "yes/no": 2, "relation": 3, PLACE: 2}
+"""As ASKED, for training where most questions shall be of the kinds that take longest to learn, and with questions on single
+places, which no held-out scene is asked: where things lie is needed for relations, boxes and what is tapped on a screen."""
 
 
 def questions(scene: Scene, rng: np.random.Generator, asked_of: Mapping[str, int] = ASKED) -> tuple[Question, ...]:
-    """Questions of all kinds in random order, some of them in Chinese; up to `asked_of` of each.
+    """Questions of all kinds in random order, some of them in Chinese; up to `asked_of` of each, those on places last.
 
     They are asked behind each other, so a question is left out when an earlier one gave its answer away ("Is
     the red ring left of the cross?" tells the ring's colour): each answer has to be looked up in the picture.
@@ -253,6 +261,8 @@ def questions(scene: Scene, rng: np.random.Generator, asked_of: Mapping[str, int
         if fact.secret not in told:
             asked.append(word(fact, kind, chinese=rng.random() < CHINESE_SHARE))
             told.update(fact.tells)
+    for fact in place_facts(scene, rng)[: asked_of[PLACE]] if PLACE in asked_of else ():
+        asked.append(word(fact, PLACE, chinese=rng.random() < CHINESE_SHARE))
     return tuple(asked)
 
 
@@ -274,6 +284,14 @@ def place(x: float, y: float) -> str:
     """ "upper left": the row and the column of a point, given as shares of the sides."""
     row, column = (min(int(3 * share), 2) for share in (y, x))
     return f"{ROWS[row]} {COLUMNS[column]}"
+
+
+def place_facts(scene: Scene, rng: np.random.Generator) -> list[Fact]:
+    """Where each object lies, in random order."""
+    return [
+        Fact(PLACE, (refer(scene, item, rng)[0],), place(item.x / scene.width, item.y / scene.height))
+        for item in (scene.objects[i] for i in rng.permutation(len(scene.objects)))
+    ]
 
 
 def caption_with_places(scene: Scene) -> Question:

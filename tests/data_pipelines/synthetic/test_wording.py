@@ -7,7 +7,11 @@ import pytest
 
 from data_pipelines.synthetic.scenes import COLOURS, SHAPES, Scene, sample_scene
 from data_pipelines.synthetic.wording import (
+    ASKED_HARD,
+    COLUMNS,
     KINDS,
+    PLACE,
+    ROWS,
     TEMPLATES,
     caption,
     caption_with_places,
@@ -62,6 +66,9 @@ def answer(scene: Scene, question: str) -> str:
             return "yes" if number_of(scene, phrases[0]) else "no"
         if template == "is colour":
             return "yes" if the_object(scene, phrases[0]).look.colour == phrases[1] else "no"
+        if template == "place":
+            item = the_object(scene, phrases[0])
+            return f"{ROWS[int(3 * item.y / scene.height)]} {COLUMNS[int(3 * item.x / scene.width)]}"
         if template.startswith("outermost"):
             return name(scene.objects[0 if template.endswith("left") else -1])
         if template == "where":
@@ -88,6 +95,23 @@ def test_chinese_says_the_same():
     assert all(not item.answer.isascii() or item.answer.isdigit() for item in chinese)
     assert {item.kind for item in chinese} == {item.kind for item in every} == set(KINDS)
     assert translate("red circle") == "红色的圆"
+
+
+def test_places_are_asked_last():
+    """Where they are asked, questions on places stand behind all others, name one object, and are answered in English or
+    Chinese with the ninth of the picture where it lies."""
+    places = []
+    for i, scene in enumerate(SCENES):
+        asked = questions(scene, np.random.default_rng([4, i]), ASKED_HARD)
+        count = min(ASKED_HARD[PLACE], len(scene.objects))
+        assert [item.kind == PLACE for item in asked] == [False] * (len(asked) - count) + [True] * count
+        places += [(scene, item) for item in asked[-count:]]
+    english = [(scene, item) for scene, item in places if item.question.isascii()]
+    assert 0 < len(places) - len(english) < 0.12 * len(places)
+    for scene, item in english:
+        assert answer(scene, item.question) == item.answer, item
+    thirds = {f"{row} {column}" for row in ROWS for column in COLUMNS}
+    assert {item.answer for _, item in places} <= thirds | set(map(translate, thirds))
 
 
 def test_no_answer_is_told_before():
