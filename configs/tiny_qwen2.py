@@ -3,9 +3,8 @@
 What differs from the paper is what differs in `tiny`: float32, few wide heads, Muon for matrices, and the two stages before
 the first one that make what the paper downloads. In stage `vision` the ViT alone learns what each patch shows, in the place
 of DFN's ViT, in stage `language` the LLM alone reads text, in the place of Qwen2. Each of the two heads has keys and values
-of its own: with one set for both, look-ups in text took more than twice as long to learn. Patches, merger, limits in pixels,
-M-RoPE and the three stages behind are the paper's, but that the ViT sees screens before it is locked: episodes are in stage
-2 too.
+of its own. Patches, merger, limits in pixels, M-RoPE and the three stages behind are the paper's, but that the ViT sees
+screens before it is locked: episodes are in stage 2 too.
 What it reaches, and what it does not yet, stands in `qwenvl_jax/models/qwen2_vl/README.md`.
 """
 
@@ -48,21 +47,21 @@ MULTITASK_MIXTURE = (
     Component("caption_with_grounding", "scenes", 0.5),
     Component("referring_grounding", "scenes", 2),
     Component("grounded_captioning", "scenes", 0.3),
-    Component("ocr_vqa", "small_print", 4),
+    Component("ocr_vqa", "small_print", 6),
     Component("ocr", "small_print", 1),
     Component("video_vqa", "videos", 4),
-    Component("agent", "episodes", 3),
+    Component("agent", "episodes", 1.5),
     Component("text", "texts", 0.3),
 )
 
 SFT_MIXTURE = (
-    Component("agent", "episodes", 4),
+    Component("agent", "episodes", 2),
     Component("video_vqa", "videos", 4),
     Component("vqa", "scenes", 4),
     Component("referring_grounding", "scenes", 2),
     Component("caption", "scenes", 0.5),
     Component("caption_with_grounding", "scenes", 0.5),
-    Component("ocr_vqa", "small_print", 3),
+    Component("ocr_vqa", "small_print", 4),
 )
 
 IMAGES = PixelLimits(4 * 784, 256 * 784)
@@ -95,7 +94,7 @@ def tiny_qwen2() -> Run:
                 parameters=VISION + frozen("merger", "language"), patch_classes=PATCH_CLASSES, pack_within_task=False,
             ),
             Stage(
-                name="language", steps=2600, mixture=(Component("text", "texts", 1),), rows=3, sequence_length=512,
+                name="language", steps=2200, mixture=(Component("text", "texts", 1),), rows=3, sequence_length=512,
                 schedule=Schedule(peak=1e-3, end=1e-4, warmup=50),
                 parameters=frozen("vision", "merger") + LANGUAGE, pack_within_task=False,
             ),
@@ -105,7 +104,7 @@ def tiny_qwen2() -> Run:
                 parameters=SLOW_VISION + MERGER + frozen("language"), pack_within_task=False,
             ),
             Stage(
-                name="multitask", steps=4600, mixture=MULTITASK_MIXTURE, rows=2, sequence_length=384,
+                name="multitask", steps=3800, mixture=MULTITASK_MIXTURE, rows=2, sequence_length=384,
                 patches_per_row=352, image_limits=IMAGES, video_limits=VIDEOS,
                 schedule=Schedule(peak=4e-4, end=2e-5, warmup=100),
                 parameters=SLOW_VISION + MERGER + LANGUAGE, pack_within_task=False,
