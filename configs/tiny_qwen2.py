@@ -94,7 +94,7 @@ def tiny_qwen2() -> Run:
                 parameters=VISION + frozen("merger", "language"), patch_classes=PATCH_CLASSES, pack_within_task=False,
             ),
             Stage(
-                name="language", steps=2200, mixture=(Component("text", "texts", 1),), rows=3, sequence_length=512,
+                name="language", steps=2200, mixture=(Component("text", "texts", 1),), rows=4, sequence_length=384,
                 schedule=Schedule(peak=1e-3, end=1e-4, warmup=50),
                 parameters=frozen("vision", "merger") + LANGUAGE, pack_within_task=False,
             ),
