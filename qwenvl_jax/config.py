@@ -251,8 +251,6 @@ class OptimizerConfig:
     """Norm of the gradient above which an update is skipped; 0: only one that is not finite is."""
     most_skipped: int = 20
     """Steps in a row whose update may be skipped; one more ends the run."""
-    muon_iterations: int = 5
-    """Of Muon's orthogonalisation, where a rule asks for it: each costs the same, however few tokens a batch has."""
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def make_optimizer(
     patterns = {p: table.rules[p].matrix for p in table.trained if table.rules[p].matrix}
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        by_path(scale_by_muon(patterns, config.muon_iterations), adam, frozenset(patterns)) if patterns else adam,
+        by_path(scale_by_muon(patterns), adam, frozenset(patterns)) if patterns else adam,
         by_table,
     )
 
