@@ -2,8 +2,8 @@
 # From nothing to a trained small model and its report: set-up, embedded data, all stages, evaluation. Interrupt it at any
 # time and run it again: it goes on where it was.
 #   bash launch/quickstart.sh [tiny | tiny-qwen2] [--long] [--field.name value ...]
-# `tiny` (Qwen-VL) where no recipe is named; `--long` trains seven times as long, `tiny-qwen2` five times (some two hours, and
-# some three, on two cores).
+# `tiny` (Qwen-VL) where no recipe is named; `--long` trains it seven times as long (some two hours on two cores), `tiny-qwen2`
+# five times (three hours by what its short run takes).
 source "$(dirname "$0")/environment.sh"
 
 recipe=tiny
