@@ -9,14 +9,13 @@ again.
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from data_pipelines.ordered_map import ordered_map
 from data_pipelines.records import Record
 from data_pipelines.sources.array_record import write_shards
 from data_pipelines.synthetic.chats import chat_record
@@ -92,17 +91,6 @@ def make_record(seed: int, source: Source, index: int) -> Record:
 
 def _make_records(seed: int, source: Source, indices: range) -> list[Record]:
     return [make_record(seed, source, index) for index in indices]
-
-
-@contextmanager
-def _ordered_map(workers: int) -> Iterator[Callable]:
-    """`map` that keeps the order, over `workers` processes; 1 works in this process."""
-    if workers <= 1:
-        yield map
-        return
-    # Spawned, as the caller may hold threads (JAX does), which a fork would copy in any state.
-    with get_context("spawn").Pool(workers) as pool:
-        yield pool.imap
 
 
 def _sources(scenes: int, documents: int, chats: int, texts: int, held_out: tuple[int, int, int]) -> list[Source]:
@@ -211,7 +199,7 @@ def _make_sources(
     _check_settings(folder, settings)
     if _complete(folder, sources):
         return  # also where the folder cannot be written
-    with only_writer(folder), _ordered_map(workers) as ordered_map:
+    with only_writer(folder), ordered_map(workers) as over:
         _check_settings(folder, settings)
         written = folder / f"{SETTINGS}.partial"
         written.write_text(json.dumps(settings, indent=1))
@@ -220,7 +208,7 @@ def _make_sources(
             if not (folder / source.folder).exists():
                 every = range(source.records)
                 jobs = [every[start : start + RECORDS_PER_JOB] for start in every[::RECORDS_PER_JOB]]
-                made = ordered_map(partial(_make_records, seed, source), jobs)
+                made = over(partial(_make_records, seed, source), jobs)
                 write_shards(folder / source.folder, _reported(source, made, progress))
 
 

@@ -76,6 +76,26 @@ def test_unreadable_records_are_problems(source, tmp_path):
         assert "mismatch" in problem.reason
 
 
+def test_several_processes_measure_what_one_does(source, tmp_path, monkeypatch):
+    """Every length in its place, and the same problems in the same order, however many processes measure."""
+    shard = tmp_path / "source" / "shard-00000.array_record"
+    data = bytearray(shard.read_bytes())
+    for damaged in (2, 5):
+        data[data.find(make_record(damaged).images[0].data) + 50] ^= 255
+    shard.write_bytes(data)
+    alone = measure(source, ["caption", "vqa"], TASKS, FOUR)
+    monkeypatch.setattr(lengths_module, "SAMPLES_PER_PROCESS", 9)
+    monkeypatch.setattr(lengths_module, "RECORDS_PER_JOB", 2)
+    monkeypatch.setattr(lengths_module.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(lengths_module, "_code_version", lambda: "measured anew")
+    together = measure(source, ["caption", "vqa"], TASKS, FOUR)
+    for task, lengths in alone.items():
+        for column in ("tokens", "needed", "vision", "reduced"):
+            np.testing.assert_array_equal(getattr(together[task], column), getattr(lengths, column))
+        assert together[task].problems == lengths.problems
+        assert [problem.index for problem in lengths.problems] == [2, 5]
+
+
 @pytest.mark.parametrize(
     "parts, expected",
     [
