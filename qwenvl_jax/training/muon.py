@@ -16,9 +16,9 @@ import optax
 from einops import rearrange
 
 MOMENTUM = 0.95
-ITERATIONS = 5
-COEFFICIENTS = (3.4445, -4.775, 2.0315)
-"""Of the quintic iteration: steep at 0, so that five steps bring singular values between about 0.01 and 1 near 1."""
+QUINTICS = ((8.0934, -23.6204, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526))
+"""Coefficients (of x, x^3, x^5) of the iterations: each the polynomial nearest to 1 over all that singular values from 0.01
+to 1 can be by then, as Amsel et al., "The Polar Express", 2025, choose them. The three bring those to 0.73 .. 1.27."""
 SIZED_AXIS = re.compile(r"\b([a-z]+(\d+))\b")
 """An axis of a pattern whose name ends with its size."""
 
@@ -30,18 +30,33 @@ class MuonState(NamedTuple):
 
 
 def orthogonalize(matrices: jax.Array) -> jax.Array:
-    """[..., m, n] -> about U V^T of each matrix's singular value decomposition U S V^T: singular values in 0.7 .. 1.2.
+    """[..., m, n] -> about U V^T of each matrix's singular value decomposition U S V^T: singular values in 0.73 .. 1.27.
 
-    Takes `ITERATIONS` (4 m n^2 + 2 n^3) FLOPs of a matrix whose smaller side is n, however few tokens a batch has.
+    What multiplies the matrix is found from its square of the smaller side n alone, so that the larger side m takes part
+    in the first product and the last: 4 m n^2 + 18 n^3 FLOPs of a matrix, however few tokens a batch has.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.swapaxes(-1, -2) if tall else matrices
     x = x / (jnp.linalg.norm(x, axis=(-2, -1), keepdims=True) + 1e-8)
-    a, b, c = COEFFICIENTS
-    for _ in range(ITERATIONS):
+    # Errors of the square grow by the square of what small singular values grow by, some 80: too much for three digits.
+    with jax.default_matmul_precision("highest"):
         square = x @ x.swapaxes(-1, -2)
-        x = a * x + (b * square + c * square @ square) @ x
+        # The fourth root of the sum of the singular values' fourth powers: a bound as the norm is, up to n^(1/4) tighter.
+        bound = jnp.linalg.norm(square, axis=(-2, -1), keepdims=True) + 1e-16
+        square = square / bound
+        factor = polynomial = _polynomial(square, QUINTICS[0])
+        for coefficients in QUINTICS[1:]:
+            square = polynomial @ square @ polynomial
+            polynomial = _polynomial(square, coefficients)
+            factor = polynomial @ factor
+        x = factor @ x / jnp.sqrt(bound)
     return x.swapaxes(-1, -2) if tall else x
+
+
+def _polynomial(square: jax.Array, coefficients: tuple[float, float, float]) -> jax.Array:
+    """What multiplies x for a x + b x^3 + c x^5 of its singular values, `square` being x x^T."""
+    a, b, c = coefficients
+    return a * jnp.eye(square.shape[-1]) + b * square + c * square @ square
 
 
 def scale_by_muon(patterns: Mapping[str, str]) -> optax.GradientTransformation:
