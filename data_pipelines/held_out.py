@@ -134,8 +134,10 @@ SCENES, DOCUMENTS, CHATS, SMALL_PRINT, VIDEOS = "scenes", "documents", "chats", 
 
 
 class Asked(NamedTuple):
-    """A benchmark's examples: the held-out source, how a record is asked, how many questions."""
+    """A benchmark's examples: the training task that teaches it, the held-out source, how a record is asked, how many
+    questions."""
 
+    task: str
     source: str
     examples: Callable[[Record], Iterable[Example]]
     number: int
@@ -143,23 +145,23 @@ class Asked(NamedTuple):
 
 def _chats(chat: ChatFormat) -> dict[str, Asked]:
     return {
-        "chat": Asked(CHATS, partial(_chat, chat), 120),
-        "chat_refer": Asked(CHATS, partial(_chat_refer, chat), 40),
+        "chat": Asked("chat", CHATS, partial(_chat, chat), 120),
+        "chat_refer": Asked("chat", CHATS, partial(_chat_refer, chat), 40),
     }
 
 
 ASKED: dict[str, Asked] = {
-    "vqa": Asked(SCENES, _vqa, 200),
-    "caption": Asked(SCENES, _caption, 120),
-    "caption_zh": Asked(SCENES, _caption_zh, 40),
-    "refer": Asked(SCENES, _refer, 120),
-    "grounded_caption": Asked(SCENES, _grounded_caption, 40),
-    "ocr": Asked(DOCUMENTS, _ocr, 100),
-    "ocr_vqa": Asked(DOCUMENTS, _ocr_vqa, 60),
+    "vqa": Asked("vqa", SCENES, _vqa, 200),
+    "caption": Asked("caption", SCENES, _caption, 120),
+    "caption_zh": Asked("caption_zh", SCENES, _caption_zh, 40),
+    "refer": Asked("referring_grounding", SCENES, _refer, 120),
+    "grounded_caption": Asked("caption_with_grounding", SCENES, _grounded_caption, 40),
+    "ocr": Asked("ocr", DOCUMENTS, _ocr, 100),
+    "ocr_vqa": Asked("ocr_vqa", DOCUMENTS, _ocr_vqa, 60),
     **_chats(CHAT_FORMATS[QwenVLConfig]),
-    "small_print": Asked(SMALL_PRINT, _small_print, 120),
-    "small_print_low": Asked(SMALL_PRINT, _small_print_low, 120),
-    "video": Asked(VIDEOS, _video, 160),
+    "small_print": Asked("ocr_vqa", SMALL_PRINT, _small_print, 120),
+    "small_print_low": Asked("ocr_vqa", SMALL_PRINT, _small_print_low, 120),
+    "video": Asked("video_vqa", VIDEOS, _video, 160),
 }
 """Benchmark -> what it asks of a Qwen-VL. A standard error of a share p is sqrt(p (1 - p) / number): 0.02 for 0.9 of 200.
 """

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +33,10 @@ from qwenvl_jax.training.checkpoints import load_parameters, locate
 from qwenvl_jax.training.json_lines import read_lines
 
 EARLY_SHARE = 0.4
-"""Share of the questions asked after stages before the last: a model that cannot answer yet writes until its limit, which
-took 69 s after stage 1 of `tiny` for all questions, on two busy cores."""
+"""Share of the questions asked after stages before the last, of the tasks trained by then: a model that cannot answer yet
+writes until its limit, which took 69 s after stage 1 of `tiny` for all questions of all tasks, on two busy cores."""
+AGENT = "agent"
+"""The task that is asked in its environment."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +55,27 @@ def held_out_folder(run: Run) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def scores_of(name: str, model: Model, processor: Processor, folder: Path, share: float = 1.0) -> dict:
+def scores_of(
+    name: str,
+    model: Model,
+    processor: Processor,
+    folder: Path,
+    share: float = 1.0,
+    taught: Container[str] | None = None,
+) -> dict:
     """Evaluation of a model on the held-out sources below `folder`, as plain JSON with its gallery.
 
-    Answers are greedy. `name` (of the stage, or of the model) stands in the result; `share` of the questions are asked.
+    Answers are greedy. `name` (of the stage, or of the model) stands in the result; `share` of the questions are asked, of
+    the tasks `taught`, or of all.
     """
     began = time.perf_counter()
     benchmarks = asked_of(model.architecture.config)
     names = dict.fromkeys(asked.source for asked in benchmarks.values())
     sources = {name: open_source(folder, name) for name in names if (folder / name).is_dir()}
-    numbers = {name: round(share * asked.number) for name, asked in benchmarks.items()}
+    numbers = {
+        name: round(share * asked.number) if taught is None or asked.task in taught else 0
+        for name, asked in benchmarks.items()
+    }
 
     def answer(prompts: Sequence[Sample], most: int) -> list[str]:
         return generate(model, processor, prompts, max_new_tokens=most, temperature=0.0, stop=())
@@ -71,12 +84,19 @@ def scores_of(name: str, model: Model, processor: Processor, folder: Path, share
         return generate(model, processor, prompts, max_new_tokens=MAX_NEW_TOKENS, temperature=0.0, stop=STOPS)
 
     result = evaluate(held_out_examples(sources, numbers, benchmarks), answer)
-    if screens := held_out_screens(folder.parent, share):
+    screens = held_out_screens(folder.parent, share) if taught is None or AGENT in taught else {}
+    if screens:
         result = joined(result, evaluate_agent(screens, act))
     shown = stage_evaluation(name, result)
     headline = "  ".join(f"{score} {value:.3f}" for score, value in result.scores.items() if "/" not in score)
     print(f"after {name}: {headline}  ({time.perf_counter() - began:.0f} s)", flush=True)
     return shown
+
+
+def taught_until(run: Run, stage: Stage) -> set[str]:
+    """The tasks of the mixtures of a stage and of those before it."""
+    stages = run.stages[: run.stages.index(stage) + 1]
+    return {component.task for trained in stages for component in trained.mixture}
 
 
 def evaluate_stage(run: Run, stage: Stage, architecture: Architecture, parameters: Parameters, workdir: Path) -> None:
@@ -98,8 +118,9 @@ def evaluate_stage(run: Run, stage: Stage, architecture: Architecture, parameter
     model = inference_model(architecture, parameters, run.precision.compute)
     file.parent.mkdir(exist_ok=True)
     written = file.with_suffix(".partial")
-    share = 1.0 if stage is run.stages[-1] else EARLY_SHARE
-    written.write_text(json.dumps(scores_of(stage.name, model, run_processor(run, stage), folder, share)))
+    last = stage is run.stages[-1]
+    share, taught = (1.0, None) if last else (EARLY_SHARE, taught_until(run, stage))
+    written.write_text(json.dumps(scores_of(stage.name, model, run_processor(run, stage), folder, share, taught)))
     written.replace(file)
 
 
@@ -109,7 +130,7 @@ def report(run: Run, workdir: Path) -> Path:
     evaluations = [json.loads(file.read_text()) for file in files if file.is_file()]
     facts = {"name": run.name, "stages": ", ".join(f"{s.name} {s.steps} steps" for s in run.stages)}
     path: Path = write_report(workdir, read_lines(workdir / "metrics.jsonl"), evaluations, facts)
-    if evaluations:
+    if evaluations and evaluations[-1]["gallery"]:
         write_contact_sheet(workdir / "report.png", evaluations[-1]["gallery"])
     return path
 

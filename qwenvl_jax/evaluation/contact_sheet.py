@@ -24,6 +24,8 @@ ROWS = (
     Section("Reading", "", ("ocr", "ocr_vqa", "small_print")),
     Section("Comparing", "", ("chat", "chat_refer")),
 )
+CAPTIONED = Section("Describing", "", ("caption", "caption_zh"))
+"""The one row of a model that has learned nothing else yet."""
 LINES = 4
 """Most lines of text below a picture; what does not fit is left out whole."""
 
@@ -48,9 +50,10 @@ def contact_sheet(items: Sequence[Mapping[str, Any]]) -> Image.Image:
     Raises:
       ValueError: there is nothing to show.
     """
-    rows = [[(card, _text(card)) for card in found] for found in map(partial(_cards, items), ROWS) if found]
+    sections = list(filter(None, map(partial(_cards, items), ROWS))) or list(filter(None, [_cards(items, CAPTIONED)]))
+    rows = [[(card, _text(card)) for card in found] for found in sections]
     if not rows:
-        wanted = [name for section in ROWS for name in section.benchmarks]
+        wanted = [name for section in (*ROWS, CAPTIONED) for name in section.benchmarks]
         raise ValueError(f"no answers to show: the gallery holds none of {wanted}")
     heights = [PICTURE_HEIGHT if len(row[0][0][0]["pictures"]) == 1 else PAIR_HEIGHT for row in rows]
     texts = [TEXT_GAP + LEADING * max(len(text) for _, text in row) for row in rows]

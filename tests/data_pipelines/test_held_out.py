@@ -116,7 +116,7 @@ def test_one_question_of_each_record_comes_first():
     records = [
         Record(f"r{i}", questions=tuple(Question(f"q{j}", "a", "chat") for j in range(3)), images=()) for i in range(4)
     ]
-    asked = Asked(CHATS, ASKED["chat"].examples, 6)
+    asked = Asked("chat", CHATS, ASKED["chat"].examples, 6)
     chosen = [(example.key, example.question) for example in choose(records, asked, 6)]
     assert chosen == [("r0", "q0"), ("r1", "q1"), ("r2", "q2"), ("r3", "q0"), ("r0", "q1"), ("r1", "q2")]
     assert [example.key for example in choose([Record("empty"), *records], asked, 2)] == ["r0", "r1"]

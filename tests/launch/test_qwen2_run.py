@@ -16,7 +16,7 @@ from data_pipelines.held_out import asked_of
 from data_pipelines.synthetic.world import make_native_world, make_world
 from launch.chat import chat
 from launch.convert import main as convert
-from launch.evaluate import evaluate_stage
+from launch.evaluate import evaluate_stage, report
 from launch.evaluate import main as evaluate
 from launch.train import with_model_of
 from qwenvl_jax.config import Component, DataConfig, ParameterRule, PixelLimits, Run, Schedule, Stage, VideoLimits
@@ -66,6 +66,25 @@ def test_a_stage_is_evaluated(home) -> None:
     assert {answer["benchmark"] for answer in written["gallery"]} == there
     assert set(asked_of(MODEL)) == set(BENCHMARKS)
     assert {"vqa_accuracy", "caption_exact", "refer_iou50", "ocr_exact", "chat_accuracy"} <= set(written["scores"])
+
+
+def test_an_early_stage_is_asked_what_was_taught(home, tmp_path) -> None:
+    """Before the last stage benchmarks are asked whose task a mixture had by then; with none, the report still stands."""
+    named = ("interleaved", "text"), ("captions", "caption"), ("chats", "chat")
+    stages = tuple(
+        dataclasses.replace(STAGE, name=name, mixture=(Component(task, "scenes", 1),)) for name, task in named
+    )
+    run = Run("small", MODEL, stages, DataConfig(str(home / "data"), "world"), precision=PRECISION)
+    architecture = build(MODEL, PRECISION)
+    for stage in stages[:2]:
+        evaluate_stage(run, stage, architecture, random_parameters(architecture), tmp_path)
+    written = [json.loads((tmp_path / "evaluation" / f"{stage.name}.json").read_text()) for stage in stages[:2]]
+    assert [set(stage["scores"]) for stage in written] == [set(), {"caption_exact"}]
+    (tmp_path / "metrics.jsonl").write_text("")
+    assert report(run, tmp_path).is_file()
+    assert (tmp_path / "report.png").is_file()
+    (tmp_path / "evaluation" / "captions.json").unlink()
+    assert report(run, tmp_path).is_file()
 
 
 def test_the_command_gives_the_same_scores(home, capsys) -> None:
