@@ -34,7 +34,7 @@ from data_pipelines.synthetic.wording import ASKED_HARD, caption, caption_with_p
 from qwenvl_jax.folder_lock import only_writer
 
 WORLD_VERSION = 9
-NATIVE_VERSION = 6
+NATIVE_VERSION = 7
 """They count up when the same seed begins to mean another world."""
 SETTINGS = "world.json"
 RECORDS_PER_JOB = 64

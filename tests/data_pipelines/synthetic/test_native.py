@@ -10,7 +10,7 @@ from PIL import Image
 from configs.qwen2_vl import MODEL_2B
 from data_pipelines.sources.array_record import ArrayRecordSource
 from data_pipelines.synthetic import world
-from data_pipelines.synthetic.native_texts import KINDS, told_names
+from data_pipelines.synthetic.native_texts import KINDS, told_lines, told_names
 from data_pipelines.synthetic.small_print import CAPITALS, LOW_RESOLUTION, at_low_resolution
 from data_pipelines.synthetic.wording import ASKED, ASKED_HARD
 from data_pipelines.tasks import tasks_of
@@ -129,6 +129,20 @@ def test_names_that_are_asked_for_are_told_before() -> None:
             answered.append(frozenset((asked.removesuffix(" object").split()[-1], answer)))
         assert len(answered) == len(told) == len(set(answered))
         assert set(answered) == told
+
+
+def test_lines_that_are_asked_for_are_told_before() -> None:
+    """Every list says each line again by its number, and each line is asked for once, with its text as answer."""
+    for seed in range(30):
+        parts = told_lines(np.random.default_rng(seed)).split("<|endoftext|>")
+        lines = parts[0].split(", ")
+        numbered = {f"line {number} {text}" for number, text in enumerate(lines, 1)}
+        assert all(set(again.split(", ")) == numbered for again in parts[1:3])
+        assert sorted(asked.split("? Answer: ")[1] for asked in parts[3:]) == sorted(lines)
+        for asked in parts[3:]:
+            question, answer = asked.split("? Answer: ")
+            if question.startswith("What is on line"):
+                assert f"line {question.split()[-1]} {answer}" in numbered
 
 
 def test_training_asks_more_of_what_is_hard() -> None:
