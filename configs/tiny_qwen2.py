@@ -94,23 +94,23 @@ def tiny_qwen2() -> Run:
                 parameters=VISION + frozen("merger", "language"), patch_classes=PATCH_CLASSES, pack_within_task=False,
             ),
             Stage(
-                name="language", steps=1600, mixture=(Component("text", "texts", 1),), rows=4, sequence_length=384,
+                name="language", steps=2200, mixture=(Component("text", "texts", 1),), rows=4, sequence_length=384,
                 schedule=Schedule(peak=1e-3, end=1e-4, warmup=50),
                 parameters=frozen("vision", "merger") + LANGUAGE, pack_within_task=False,
             ),
             Stage(
-                name="pretrain", steps=600, mixture=PRETRAIN_MIXTURE, rows=2, sequence_length=256, patches_per_row=352,
+                name="pretrain", steps=700, mixture=PRETRAIN_MIXTURE, rows=2, sequence_length=256, patches_per_row=352,
                 image_limits=IMAGES, video_limits=VIDEOS, schedule=Schedule(peak=1e-3, end=1e-4, warmup=50),
                 parameters=SLOW_VISION + MERGER + frozen("language"), pack_within_task=False,
             ),
             Stage(
-                name="multitask", steps=3600, mixture=MULTITASK_MIXTURE, rows=2, sequence_length=384,
+                name="multitask", steps=3800, mixture=MULTITASK_MIXTURE, rows=2, sequence_length=384,
                 patches_per_row=352, image_limits=IMAGES, video_limits=VIDEOS,
-                schedule=Schedule(peak=3e-4, end=1e-5, warmup=100),
+                schedule=Schedule(peak=4e-4, end=2e-5, warmup=100),
                 parameters=SLOW_VISION + MERGER + LANGUAGE, pack_within_task=False,
             ),
             Stage(
-                name="sft", steps=450, mixture=SFT_MIXTURE, rows=2, sequence_length=384, patches_per_row=352,
+                name="sft", steps=500, mixture=SFT_MIXTURE, rows=2, sequence_length=384, patches_per_row=352,
                 image_limits=IMAGES, video_limits=VIDEOS, schedule=Schedule(peak=1e-4, end=1e-5, warmup=50),
                 parameters=frozen("vision", "merger") + LANGUAGE, pack_within_task=False,
             ),
