@@ -11,7 +11,7 @@ from functools import partial
 import jax
 from jax.sharding import PartitionSpec
 
-from qwenvl_jax.parallel.mesh import BATCH_AXES
+from qwenvl_jax.parallel.mesh import BATCH_AXES, parameter_spec
 
 ACTIVATION_RULES: Mapping[str, tuple[str, ...]] = {
     # logical axis of an activation -> mesh axes, the outer one first
@@ -55,6 +55,12 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     if mesh.empty or mesh.size == 1:
         return x
     return jax.lax.with_sharding_constraint(x, activation_spec(axes, x.shape, mesh))
+
+
+def reduced(gradient: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """The gradient of a matrix with these axes, summed over devices and laid as the matrix is stored."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.lax.with_sharding_constraint(gradient, parameter_spec("gradient", axes, gradient.shape, mesh))
 
 
 def gather_stream(x: jax.Array) -> jax.Array:

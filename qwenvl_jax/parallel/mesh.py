@@ -108,12 +108,14 @@ def _multiples(number: int, unit: int) -> str:
     return ", ".join(str(n) for n in (below, below + unit) if n)
 
 
-def _parts(mesh: Mesh, axes: tuple[str, ...]) -> int:
+def _parts(mesh: Mesh | jax.sharding.AbstractMesh, axes: tuple[str, ...]) -> int:
     """Over how many devices these axes split."""
     return math.prod(mesh.shape[axis] for axis in axes)
 
 
-def parameter_spec(path: str, axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def parameter_spec(
+    path: str, axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh | jax.sharding.AbstractMesh
+) -> PartitionSpec:
     """Where one parameter lies.
 
     Vectors (norm scales, biases of the width) stay replicated: their gather would cost more than their bytes.
