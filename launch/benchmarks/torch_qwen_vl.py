@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import gelu, interpolate, layer_norm, linear, silu, softmax
 
-QUERIES = 256
 EPS = 1e-6
 
 Weights = dict[str, Tensor]
@@ -80,7 +79,7 @@ class TorchQwenVL:
         if images is not None:
             starts = (ids == self.visual["image_start_id"]).nonzero().tolist()
             for (row, start), image in zip(starts, images, strict=True):
-                x[row, start + 1 : start + 1 + QUERIES] = image
+                x[row, start + 1 : start + 1 + len(image)] = image
         return x
 
     def __call__(self, x: Tensor, mask: Tensor, cache: Layers | None = None) -> tuple[Tensor, Layers]:
