@@ -159,7 +159,7 @@ def table(found: Inputs) -> str:
         ("bytes from the store", "m", f"{per_second * shard_bytes / HOSTS / 1e6:,.1f} MB/s a host"),
         ("order", "m", f"{found.draw_seconds * 1e6:.1f} us a draw, {found.epoch_seconds:.2f} s an epoch"),
         ("planning, order and packing", "m", f"{PAIRS * planning / 3600:,.1f} core-hours an epoch"),
-        ("lengths, once a task", "m", hours(found.lengths_rate)),
+        ("lengths, once a task, by all cores of a machine", "m", hours(found.lengths_rate)),
         ("decoding and resizing 512 -> 224, an epoch", "m", hours(found.pixels_rate)),
     ]  # fmt: skip
     return "\n".join(["| 1.4 G pairs | | |", "|---|---|---|", *(f"| {a} | {b} | {c} |" for a, b, c in rows)])
