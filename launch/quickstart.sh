@@ -3,7 +3,7 @@
 # time and run it again: it goes on where it was.
 #   bash launch/quickstart.sh [tiny | tiny-qwen2] [--long] [--field.name value ...]
 # `tiny` (Qwen-VL) where no recipe is named; `--long` trains it seven times as long (some two hours on two cores), `tiny-qwen2`
-# five times (three hours by what its short run takes).
+# six times (three hours by what its short run takes).
 source "$(dirname "$0")/environment.sh"
 
 recipe=tiny
@@ -18,7 +18,7 @@ for option in "$@"; do
 done
 case $recipe in
   tiny) world=synthetic longer=7 ;;
-  tiny-qwen2) world=native longer=5 ;;
+  tiny-qwen2) world=native longer=6 ;;
 esac
 [[ $long ]] && options=(--scale-steps "$longer" ${options[@]+"${options[@]}"})
 
