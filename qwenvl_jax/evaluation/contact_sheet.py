@@ -3,7 +3,6 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,8 +49,9 @@ def contact_sheet(items: Sequence[Mapping[str, Any]]) -> Image.Image:
     Raises:
       ValueError: there is nothing to show.
     """
-    sections = list(filter(None, map(partial(_cards, items), ROWS))) or list(filter(None, [_cards(items, CAPTIONED)]))
-    rows = [[(card, _text(card)) for card in found] for found in sections]
+    found = [_cards(items, section) for section in ROWS]
+    shown = [row for row in (found if any(found) else [_cards(items, CAPTIONED)]) if row]
+    rows = [[(card, _text(card)) for card in row] for row in shown]
     if not rows:
         wanted = [name for section in (*ROWS, CAPTIONED) for name in section.benchmarks]
         raise ValueError(f"no answers to show: the gallery holds none of {wanted}")
