@@ -2,16 +2,19 @@
 prints what it measured as JSON.
 
 All have the same pictures, captions, decoder, resizing and tokenizer: the functions of `qwenvl_jax.processing`, which are
-those of this package's own pipeline. Others get what a user of them would write around these functions.
+those of this package's own pipeline. Others get what a user of them would write around these functions; those named so
+decode with PIL, as their own documentation does, to the same bits.
 """
 
+import io
 import json
 import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -21,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import psutil
 import tyro
+from PIL import Image
 
 from configs.qwen2_vl import SIZES
 from configs.qwen_vl import qwen_vl
@@ -89,6 +93,8 @@ class Transform:
     """From a JPEG and its caption to tokens [LONGEST] int32 and pixels: what the others' workers compute."""
 
     encoder: Encoder
+    pil_side: int | None
+    """Pixels of a side where PIL decodes; None: `decode_image` does."""
 
     def __call__(self, data: bytes, caption: str) -> dict[str, np.ndarray]:
         asked = caption_question(caption)
@@ -96,13 +102,22 @@ class Transform:
         encoded = self.encoder.encode(sample)
         tokens = np.full(LONGEST, self.encoder.tokenizer.eod_id, np.int32)
         tokens[: len(encoded.tokens)] = encoded.tokens
-        [pixels] = self.encoder.pixels(sample, encoded)
-        return {"tokens": tokens, "pixels": patchify(pixels) if isinstance(self.encoder, PatchEncoder) else pixels}
+        if self.pil_side is None:
+            [pixels] = self.encoder.pixels(sample, encoded)
+        else:
+            pixels = pil_pixels(data, self.pil_side)
+        native = isinstance(self.encoder, PatchEncoder)
+        return {"tokens": tokens, "pixels": patchify(pixels.reshape(-1, *pixels.shape[-3:])) if native else pixels}
 
 
-def transform_of(shape: Shape) -> Transform:
+def pil_pixels(data: bytes, side: int) -> np.ndarray:
+    """[side, side, 3] uint8, the bits of `encoder.pixels`."""
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB").resize((side, side), Image.Resampling.BICUBIC))
+
+
+def transform_of(shape: Shape, pil: bool = False) -> Transform:
     run, stage = shaped_run(shape, Path(), "", 0)
-    return Transform(stage_encoder(run.model, stage, run.data.tokenizer))
+    return Transform(stage_encoder(run.model, stage, run.data.tokenizer), shape.side if pil else None)
 
 
 @dataclass(frozen=True)
@@ -140,7 +155,7 @@ Batches = Iterator[int]
 
 
 @contextmanager
-def ours(options: ContenderOptions, source: str) -> Iterator[Batches]:
+def ours(source: str, options: ContenderOptions) -> Iterator[Batches]:
     run, stage = shaped_run(SHAPES[options.shape], options.data, source, options.workers)
     start, windows = 0, []
     if options.resumed:
@@ -168,20 +183,20 @@ def torch_batches(dataset: Any, options: ContenderOptions) -> Batches:
 
 
 @contextmanager
-def webdataset(options: ContenderOptions) -> Iterator[Batches]:
+def webdataset(pil: bool, options: ContenderOptions) -> Iterator[Batches]:
     import webdataset as wds
 
-    transform = transform_of(SHAPES[options.shape])
+    transform = transform_of(SHAPES[options.shape], pil)
     tars = sorted(map(str, (options.data / TARS).glob("*.tar")))
     dataset = wds.WebDataset(tars, shardshuffle=len(tars), resampled=True).shuffle(BUFFER).to_tuple("jpg", "txt")
     yield torch_batches(dataset.map(lambda pair: transform(pair[0], pair[1].decode())), options)
 
 
 @contextmanager
-def hugging_face(options: ContenderOptions) -> Iterator[Batches]:
+def hugging_face(pil: bool, options: ContenderOptions) -> Iterator[Batches]:
     from datasets import load_dataset
 
-    transform = transform_of(SHAPES[options.shape])
+    transform = transform_of(SHAPES[options.shape], pil)
     files = sorted(map(str, (options.data / PARQUET).glob("*.parquet")))
     cache = str(options.data / "datasets-cache")
     dataset = load_dataset("parquet", data_files=files, split="train", streaming=True, cache_dir=cache)
@@ -207,8 +222,8 @@ def mosaic_package() -> Any:
 
 
 @contextmanager
-def mosaic(options: ContenderOptions) -> Iterator[Batches]:
-    transform = transform_of(SHAPES[options.shape])
+def mosaic(pil: bool, options: ContenderOptions) -> Iterator[Batches]:
+    transform = transform_of(SHAPES[options.shape], pil)
 
     class Pairs(mosaic_package().StreamingDataset):  # type: ignore[misc]
         def __getitem__(self, at: Any) -> Any:
@@ -219,13 +234,15 @@ def mosaic(options: ContenderOptions) -> Iterator[Batches]:
     yield torch_batches(dataset, options)
 
 
-CONTENDERS = {
+OtherContender = Callable[[bool, ContenderOptions], AbstractContextManager[Batches]]
+BY_PIL = ", PIL decodes"
+OTHERS: dict[str, OtherContender] = {"webdataset": webdataset, "datasets": hugging_face, "streaming": mosaic}
+CONTENDERS: dict[str, Callable[[ContenderOptions], AbstractContextManager[Batches]]] = {
     # name -> its batches
-    "ours, shards": lambda options: ours(options, SHARDS),
-    "ours, tars in place": lambda options: ours(options, TARS),
-    "webdataset": webdataset,
-    "datasets": hugging_face,
-    "streaming": mosaic,
+    "ours, shards": partial(ours, SHARDS),
+    "ours, tars in place": partial(ours, TARS),
+    **{name: partial(of_other, False) for name, of_other in OTHERS.items()},
+    **{f"{name}{BY_PIL}": partial(of_other, True) for name, of_other in OTHERS.items()},
 }
 BARE, BARE_KEPT = "bare loop", "bare loop that keeps memory"
 OURS = tuple(name for name in CONTENDERS if name.startswith("ours"))

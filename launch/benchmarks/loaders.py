@@ -8,8 +8,9 @@ prints tables in Markdown. Its environment: requirements.txt, torch, then
 Made photographs of 512 pixels with captions lie in tars of img2dataset's form; our shards, Parquet and MosaicML's MDS hold
 the same. Contenders take turns, each in a process of its own with as many workers as there are cores, and all with the
 decoder (simplejpeg, every pixel), the resizing (PIL's bicubic) and the tokenizer of this package, so that ways of data are
-compared and not decoders. The bare loop has the JPEGs in memory; it runs a second time with the memory setting of PIL that
-our workers have (`keep_memory`). No other program should run meanwhile; rates by CPU time are there for when one does.
+compared and not decoders; the others a second time with PIL's decoder, which is theirs and gives the same bits. The bare
+loop has the JPEGs in memory; it runs a second time with the memory setting of PIL that our workers have (`keep_memory`). No
+other program should run meanwhile; rates by CPU time are there for when one does.
 """
 
 import io
@@ -38,8 +39,10 @@ from launch.benchmarks.cleaning import WORDS, write_tars
 from launch.benchmarks.loader_contenders import (
     BARE,
     BARE_KEPT,
+    BY_PIL,
     CONTENDERS,
     MDS,
+    OTHERS,
     OURS,
     PARQUET,
     SHAPES,
@@ -204,8 +207,13 @@ def throughput_table(shape: str, found: dict[str, list[Measured]], workers: int)
             f"| {name} | {max(rates):.0f} | {statistics.median(rates):.0f} | {wall_share:.2f} | {cpu:.0f} "
             f"| {cpu_share:.2f} |"
         )
-    others = [runs for name, runs in found.items() if name not in (BARE, BARE_KEPT, *OURS)]
-    for what, beside in ((f"the {BARE_KEPT}", [found[BARE_KEPT]]), ("the best of the others", others)):
+    same = [runs for name, runs in found.items() if name in OTHERS]
+    pil = [runs for name, runs in found.items() if name.endswith(BY_PIL)]
+    for what, beside in (
+        (f"the {BARE_KEPT}", [found[BARE_KEPT]]),
+        ("the best of the others", same),
+        (f"the best of the others{BY_PIL}", pil),
+    ):
         if beside:
             wall = min(shares(found[OURS[0]], runs, lambda run: run.rate) for runs in beside)
             cpu = min(shares(found[OURS[0]], runs, lambda run: run.cpu_rate) for runs in beside)
@@ -271,7 +279,11 @@ def main() -> None:
         print(f"{options.workers} workers each, {options.repeats} repeats of {options.seconds:g} s, taking turns\n")
         for shape, contenders in found.items():
             print("\n".join(throughput_table(shape, contenders, options.workers)) + "\n")
-        print("\n".join(first_batches(folder, options.workers, (name for name in CONTENDERS if name not in missing))))
+        print(
+            "\n".join(
+                first_batches(folder, options.workers, (name for name in (*OURS, *OTHERS) if name not in missing))
+            )
+        )
         for name, package in missing.items():
             print(f"\n{name} is left out: package {package} is not installed in this environment.")
     with tempfile.TemporaryDirectory() as temporary:
