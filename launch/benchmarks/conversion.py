@@ -1,9 +1,9 @@
-"""Full-size conversion, measured: `python -m launch.benchmarks.conversion [--layers N] [--dtype float32] [--folder DIR]`.
+"""Full-size conversion, measured: `python -m launch.benchmarks.conversion [--model NAME] [--layers N] [--folder DIR]`.
 
 Makes a Hugging Face folder of random weights, copies it (the disk's speed, in this run), converts it to a checkpoint and
 back, each in its own process, compares every byte, prints seconds, MB/s and peak resident memory, and deletes everything.
 Before each of the three, files are put out of the page cache, so that all of them read from the disk; all of them end when
-the disk has the bytes. The full model needs 60 GB of disk for a while.
+the disk has the bytes. Three times the model's bytes lie on the disk for a while: 60 GB of `qwen-vl`.
 """
 
 import dataclasses
@@ -16,29 +16,39 @@ import time
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import tyro
 
+from configs.qwen2_vl import MODEL_2B, MODEL_7B, MODEL_72B
 from configs.qwen_vl import MODEL
+from qwenvl_jax.config import ModelConfig, Qwen2VLConfig
+from qwenvl_jax.conversion import original_config, qwen2_config
 from qwenvl_jax.conversion.carried import write_json
 from qwenvl_jax.conversion.hugging_face import find_tensors, read_config
-from qwenvl_jax.conversion.original_config import to_original
 from qwenvl_jax.conversion.pieces import original_shapes
 from qwenvl_jax.conversion.safetensors import SafetensorsWriter
 from qwenvl_jax.conversion.stored_tensor import FLOATS
 
 ROW_BYTES = 64 << 20
+MODELS: dict[str, ModelConfig] = {
+    "qwen-vl": MODEL,
+    "qwen2-vl-2b": MODEL_2B,
+    "qwen2-vl-7b": MODEL_7B,
+    "qwen2-vl-72b": MODEL_72B,
+}
+IMAGE_START, FIRST_SPECIAL = 151857, 151643
+"""Ids of special tokens of the two vocabularies; nothing here is tokenized."""
 
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
     """Measures `qwenvl convert` both ways against a copy of the same bytes."""
 
+    model: Literal["qwen-vl", "qwen2-vl-2b", "qwen2-vl-7b", "qwen2-vl-72b"] = "qwen-vl"
     layers: int | None = None
     """Layers of both towers; those of the released model by default."""
-    vocabulary: int = MODEL.language.vocab_size
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     shards: int = 10
     folder: Path | None = None
@@ -76,13 +86,14 @@ def measure(folder: Path, options: BenchmarkOptions) -> None:
 
 def make(folder: Path, options: BenchmarkOptions) -> int:
     """Random weights, every number finite, in shards; returns their bytes."""
-    vision, language = MODEL.vision, dataclasses.replace(MODEL.language, vocab_size=options.vocabulary)
+    config = MODELS[options.model]
     if options.layers is not None:
-        vision = dataclasses.replace(vision, layers=options.layers)
-        language = dataclasses.replace(language, layers=options.layers)
-    config = dataclasses.replace(MODEL, vision=vision, language=language)
+        towers = {
+            name: dataclasses.replace(getattr(config, name), layers=options.layers) for name in ("vision", "language")
+        }
+        config = dataclasses.replace(config, **towers)
     folder.mkdir()
-    write_json(folder / "config.json", to_original(config, image_size=448, image_start_id=151857))
+    write_json(folder / "config.json", config_fields(config))
     dtype = FLOATS[options.dtype]
     names = list(original_shapes(config).items())
     total = sum(prod(shape) for _, shape in names) * dtype.itemsize
@@ -104,6 +115,13 @@ def make(folder: Path, options: BenchmarkOptions) -> int:
                     writer.write(name, start, random_rows(generator, (min(rows, shape[0] - start), *shape[1:]), dtype))
     write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
     return total
+
+
+def config_fields(config: ModelConfig) -> dict[str, Any]:
+    """config.json of a release."""
+    if isinstance(config, Qwen2VLConfig):
+        return qwen2_config.to_original(config, FIRST_SPECIAL)
+    return original_config.to_original(config, image_size=448, image_start_id=IMAGE_START)
 
 
 def random_rows(generator: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

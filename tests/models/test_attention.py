@@ -93,3 +93,38 @@ def test_softmax_runs_in_float32() -> None:
     mixed = attention(ones, ones, ones)
     assert mixed.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(mixed, np.float32), 1.0, atol=0.01)
+
+
+@pytest.mark.parametrize("causal, kv_heads", [(True, 2), (False, 4)], ids=["language", "vision"])
+def test_cudnn_is_asked_for_the_same(monkeypatch, causal: bool, kv_heads: int) -> None:
+    """What cuDNN gets means what the XLA path computes: the same call, answered by JAX's own XLA implementation, forward and
+    backward, with groups of queries, segments and a scale. The kernel itself runs on GPUs alone. In bfloat16, so to within
+    some of its steps of 2 ** -8."""
+    asked = []
+
+    def by_xla(*arrays, implementation, **options):
+        asked.append(implementation)
+        return dot_product_attention(*arrays, implementation="xla", **options)
+
+    dot_product_attention = jax.nn.dot_product_attention
+    monkeypatch.setattr(jax.nn, "dot_product_attention", by_xla)
+    rng = np.random.default_rng(0)
+    q, k, v, weights = (
+        jnp.asarray(rng.normal(size=(2, 16, heads, 8)), jnp.bfloat16) for heads in (4, kv_heads, kv_heads, 4)
+    )
+    segments = jnp.asarray(np.sort(rng.integers(0, 3, (2, 16)), axis=1)) if causal else None
+
+    def graded(implementation: str):
+        def total(q, k, v):
+            masks = {"query_segments": segments, "key_segments": segments, "causal": causal}
+            mixed = attention(q, k, v, implementation=implementation, scale=0.5, **masks)
+            return (mixed * weights).astype(jnp.float32).sum(), mixed
+
+        gradients, mixed = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(q, k, v)
+        return mixed, *gradients
+
+    for ours, theirs in zip(graded("xla"), graded("cudnn")):
+        np.testing.assert_allclose(ours.astype(np.float32), theirs.astype(np.float32), atol=0.02, rtol=0.02)
+    assert asked == ["cudnn"]
+    with pytest.raises(ValueError, match="cudnn computes in bfloat16, not in float32; set"):
+        attention(q.astype(jnp.float32), k, v, implementation="cudnn")

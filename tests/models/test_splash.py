@@ -98,5 +98,5 @@ def test_what_auto_means() -> None:
     """Splash on a TPU, XLA elsewhere; a wrong name is refused with those that exist."""
     assert [resolve_implementation("auto", platform) for platform in ("tpu", "gpu", "cpu")] == ["splash", "xla", "xla"]
     assert resolve_implementation("xla", "tpu") == "xla"
-    with pytest.raises(ValueError, match=r"precision\.attention='flash' is none of auto, xla, splash"):
+    with pytest.raises(ValueError, match=r"precision\.attention='flash' is none of auto, xla, splash, cudnn"):
         resolve_implementation("flash", "tpu")
