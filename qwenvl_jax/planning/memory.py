@@ -112,7 +112,10 @@ def _origin(buffer: Buffer) -> tuple[str, str]:
 def _values(module: Module, instructions: Sequence[Instruction]) -> dict[str, Leaves]:
     """The buffers of every instruction's result, with their last reads."""
     values: dict[str, Leaves] = {}
-    reads: dict[str, int] = {name: at for at, i in enumerate(instructions) for name in i.operands}
+    # Taking a part out of a tuple reads nothing: who reads the part does, which is an alias. Else all that a loop was given
+    # would live until the last of its results is taken.
+    takes = "get-tuple-element"
+    reads: dict[str, int] = {name: at for at, i in enumerate(instructions) if i.opcode != takes for name in i.operands}
     for at, instruction in enumerate(instructions):
         operands = [values[name] for name in instruction.operands if name in values]
         leaves = _leaves(module, instruction, operands, at)
@@ -172,13 +175,5 @@ def _shared(module: Module, instruction: Instruction, operands: list[Leaves], at
         if place in in_place:
             continue
         if updates or starts:
-            same = next((b for b in flat if b.array == array and b not in leaves), None)
-            if same is not None:
-                leaves[place] = same
-        elif "kind=kLoop" in instruction.text:  # elementwise: written over an operand that nothing reads later
-            same = next(
-                (b for b in flat if b.array == array and not b.given and b.last <= at and b not in leaves), None
-            )
-            if same is not None:
-                leaves[place] = same
+            leaves[place] = next((b for b in flat if b.array == array and b not in leaves), leaves[place])
     return leaves
