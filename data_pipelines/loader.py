@@ -80,10 +80,12 @@ class StepBatches:
         plan: StreamPlans,
         stage: Stage,
         own: OwnRows,
+        workers: int = 0,
         blocks: SharedBlocks | None = None,
     ) -> None:
-        """`blocks`: of the worker processes that batches are made in; None where they stay in the process."""
+        """`workers` processes make batches in turn, into `blocks`; None where they stay in the process."""
         self._maker, self._plan, self._steps, self._own, self._blocks = maker, plan, stage.steps, own, blocks
+        self._stride = max(workers, 1)
         self._fetch_ahead = FetchAhead(plan, maker.components)
 
     def __len__(self) -> int:
@@ -93,13 +95,18 @@ class StepBatches:
         """The samples of this process's rows of a batch; later ones are planned faster."""
         return [self._plan.row(number) for number in self._numbers(step)]
 
+    def _following(self, step: int) -> tuple[Item, ...]:
+        """The first row of the batch that this process makes next."""
+        following = step + self._stride
+        return self._plan.row(self._numbers(following)[0]) if following < self._steps else ()
+
     def _numbers(self, step: int) -> list[int]:
         return [step * self._plan.rows + place for place in self._own.made]
 
     def __getitem__(self, step: int) -> tuple[Batch, BatchInfo]:
         self._fetch_ahead(self._numbers(step))
         zeros = np.zeros if self._blocks is None else self._blocks.zeros
-        batch, all_rows = self._maker.make_rows(self.planned(step), zeros)
+        batch, all_rows = self._maker.make_rows(self.planned(step), zeros, self._following(step))
         if self._blocks is not None:
             batch = Batch(*(None if field is None else self._blocks.hand_over(field) for field in batch))
         rows = [row for place, row in zip(self._own.made, all_rows) if place in self._own.counted]
@@ -217,7 +224,7 @@ def open_loader(
     plan = plan_rows(run, stage, components, windows)
     every = tuple(range(stage.rows))
     blocks = SharedBlocks() if run.data.workers else None
-    batches = StepBatches(maker, plan, stage, own or OwnRows(every, every), blocks)
+    batches = StepBatches(maker, plan, stage, own or OwnRows(every, every), run.data.workers, blocks)
     # Planned here once: worker processes get the plan with the windows before the first rows already counted.
     batches.planned(start_step)
     identity = data_identity(run, stage, components, encoder)

@@ -15,11 +15,11 @@ from data_pipelines.lengths import measure, record_sizes
 from data_pipelines.packing import Item
 from data_pipelines.reading import read_record
 from data_pipelines.records import Record
-from data_pipelines.rows import RowInfo, write_row
+from data_pipelines.rows import RowInfo, write_row, write_rows
 from data_pipelines.sources.opening import open_source
 from data_pipelines.synthetic.patches import CLASSES, RELATIVE_CLASSES, UNLABELLED, WEIGHTS, label_patches
 from data_pipelines.tasks import Task
-from qwenvl_jax.batch import Batch, Zeros, row_of
+from qwenvl_jax.batch import Batch, Zeros
 from qwenvl_jax.config import DataConfig, Stage
 from qwenvl_jax.processing.encoders import Encoder
 from qwenvl_jax.processing.patches import patch_positions
@@ -89,14 +89,16 @@ class PatchRowMaker:
     vision_per_row: int
     grid: int
 
-    def make_rows(self, rows: Sequence[Sequence[Item]], zeros: Zeros = np.zeros) -> tuple[Batch, list[RowInfo]]:
-        """A host batch of B = len(rows) rows, and what each of them holds; `zeros` as `empty_batch`."""
+    def make_rows(
+        self, rows: Sequence[Sequence[Item]], zeros: Zeros = np.zeros, following: Sequence[Item] = ()
+    ) -> tuple[Batch, list[RowInfo]]:
+        """As `RowMaker.make_rows`."""
         batch = self.encoder.empty(len(rows), self.sequence_length, self.vision_per_row, zeros)
-        return batch, [self._write_row(row_of(batch, b), row) for b, row in enumerate(rows)]
+        return batch, write_rows(batch, rows, following, self._write_row)
 
-    def _write_row(self, row: Batch, items: Sequence[Item]) -> RowInfo:
+    def _write_row(self, row: Batch, items: Sequence[Item], following: Sequence[Item]) -> RowInfo:
         row.targets[:] = 0
-        return write_row(row, items, self.components, self._load, self._place)
+        return write_row(row, items, following, self.components, self._load, self._place)
 
     def _place(self, row: Batch, loaded: LabelledPicture, start: int, vision: int) -> tuple[int, int]:
         self.encoder.place_pixels(row, vision, loaded.encoded, loaded.pixels)

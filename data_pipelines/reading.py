@@ -18,7 +18,7 @@ Answer = tuple[Record | None, BaseException | None]
 
 
 class _Thread:
-    """A thread that reads what it is asked for."""
+    """Reads what it is asked for, and answers in that order."""
 
     def __init__(self) -> None:
         self._asked: queue.SimpleQueue[Sequence[Wanted]] = queue.SimpleQueue()
@@ -29,8 +29,10 @@ class _Thread:
         while True:
             self._answers.put([_answer(*wanted) for wanted in self._asked.get()])
 
-    def read(self, wanted: Sequence[Wanted], seconds: float) -> list[Answer]:
+    def ask(self, wanted: Sequence[Wanted]) -> None:
         self._asked.put(wanted)
+
+    def answers(self, seconds: float) -> list[Answer]:
         return self._answers.get(timeout=seconds)
 
 
@@ -41,35 +43,56 @@ def _answer(source: RecordSource, index: int) -> Answer:
         return None, error
 
 
-class _Local(threading.local):
-    """Of a thread that wants records: the one that reads for it, and what that has read ahead."""
+class _Reader:
+    """A thread that reads, and what it is asked for (None: nothing)."""
 
     def __init__(self) -> None:
-        self.thread: _Thread | None = None
-        self.ahead: dict[tuple[int, int], Answer] = {}
+        self._thread: _Thread | None = None
+        self.asked: list[Wanted] | None = None
 
-    def read(self, wanted: Sequence[Wanted], seconds: float) -> list[Answer]:
-        """Raises queue.Empty where it takes too long."""
-        self.thread = self.thread or _Thread()
+    def ask(self, wanted: list[Wanted]) -> None:
+        self._thread = self._thread or _Thread()
+        self._thread.ask(wanted)
+        self.asked = wanted
+
+    def answers(self, seconds: float) -> list[Answer]:
+        """Raises queue.Empty where they take too long."""
+        if self._thread is None or self.asked is None:
+            return []
+        self.asked = None
         try:
-            return self.thread.read(wanted, seconds)
+            return self._thread.answers(seconds)
         except queue.Empty:
             # That thread may never come back; it holds nothing but its files, and ends with the process.
-            self.thread = None
+            self._thread = None
             raise
+
+
+class _Local(threading.local):
+    """Of a thread that wants records: what reads whole rows for it and single records, and the row that was read."""
+
+    def __init__(self) -> None:
+        self.rows, self.records = _Reader(), _Reader()
+        self.ahead: dict[tuple[int, int], Answer] = {}
 
 
 _local = _Local()
 
 
-def read_ahead(wanted: Iterable[Wanted], seconds: float = AHEAD_SECONDS) -> None:
-    """Reads records of this machine that `read_record` is about to be called for: handing each over by itself took 0.2 ms
-    of CPU time on a busy machine. What hangs, and what is fetched from elsewhere, is left to `read_record`."""
-    here = [(source, index) for source, index in wanted if source.remote is None]
+def read_ahead(wanted: Iterable[Wanted], following: Iterable[Wanted] = (), seconds: float = AHEAD_SECONDS) -> None:
+    """Reads records of this machine that `read_record` is about to be called for, or takes them where the call before named
+    them as `following`; those that follow are read meanwhile. Handing each over by itself took 0.2 ms of CPU time on a busy
+    machine. What hangs, and what is fetched from elsewhere, is left to `read_record`."""
+    here, later = ([(source, index) for source, index in row if source.remote is None] for row in (wanted, following))
     _local.ahead = {}
     with suppress(queue.Empty):
-        answers = _local.read(here, seconds)
+        if _local.rows.asked != here:
+            _local.rows.answers(seconds)
+            _local.rows.ask(here)
+        answers = _local.rows.answers(seconds)
         _local.ahead = {(id(source), index): answer for (source, index), answer in zip(here, answers)}
+    if later:
+        _local.rows.ask(later)
 
 
 def read_record(source: RecordSource, index: int, seconds: float = READ_SECONDS) -> Record:
@@ -80,9 +103,12 @@ def read_record(source: RecordSource, index: int, seconds: float = READ_SECONDS)
     """
     answer = _local.ahead.pop((id(source), index), None)
     try:
-        [(record, error)] = [answer] if answer else _local.read([(source, index)], seconds)
+        if answer is None:
+            _local.records.ask([(source, index)])
+            [answer] = _local.records.answers(seconds)
     except queue.Empty:
         raise HungRead(source.name, index, f"reading it took longer than {seconds:g} seconds") from None
+    record, error = answer
     if record is None:
         raise error or RecordError(source.name, index, "there is no record")
     return record

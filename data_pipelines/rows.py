@@ -13,7 +13,7 @@ import numpy as np
 from data_pipelines.components import Samples
 from data_pipelines.lengths import record_sizes
 from data_pipelines.packing import Item
-from data_pipelines.reading import HungRead, read_ahead, read_record
+from data_pipelines.reading import HungRead, Wanted, read_ahead, read_record
 from data_pipelines.sources.source import LostShard, Problem, RecordError
 from data_pipelines.tasks import Task
 from qwenvl_jax.batch import Batch, Zeros, row_of
@@ -81,13 +81,16 @@ class RowMaker:
     sequence_length: int
     vision_per_row: int
 
-    def make_rows(self, rows: Sequence[Sequence[Item]], zeros: Zeros = np.zeros) -> tuple[Batch, list[RowInfo]]:
-        """A host batch of B = len(rows) rows, and what each of them holds; `zeros` as `empty_batch`."""
+    def make_rows(
+        self, rows: Sequence[Sequence[Item]], zeros: Zeros = np.zeros, following: Sequence[Item] = ()
+    ) -> tuple[Batch, list[RowInfo]]:
+        """A host batch of B = len(rows) rows, and what each of them holds; `zeros` as `empty_batch`. Records of the row that
+        `following` batch begins with are read meanwhile."""
         batch = self.encoder.empty(len(rows), self.sequence_length, self.vision_per_row, zeros)
-        return batch, [self._write_row(row_of(batch, b), row) for b, row in enumerate(rows)]
+        return batch, write_rows(batch, rows, following, self._write_row)
 
-    def _write_row(self, row: Batch, items: Sequence[Item]) -> RowInfo:
-        return write_row(row, items, self.components, self._load, self._place)
+    def _write_row(self, row: Batch, items: Sequence[Item], following: Sequence[Item]) -> RowInfo:
+        return write_row(row, items, following, self.components, self._load, self._place)
 
     def _place(self, row: Batch, loaded: Loaded, start: int, vision: int) -> tuple[int, int]:
         self.encoder.place(row, start, vision, loaded.encoded, loaded.pixels)
@@ -117,9 +120,21 @@ class FromRecord(Protocol):
 T = TypeVar("T", bound=FromRecord)
 
 
+def write_rows(
+    batch: Batch,
+    rows: Sequence[Sequence[Item]],
+    following: Sequence[Item],
+    write: Callable[[Batch, Sequence[Item], Sequence[Item]], RowInfo],
+) -> list[RowInfo]:
+    """Writes the rows of a batch, each with `write`, which is told the samples of the next row too."""
+    nexts = [*rows[1:], following]
+    return [write(row_of(batch, b), row, after) for b, (row, after) in enumerate(zip(rows, nexts))]
+
+
 def write_row(
     row: Batch,
     items: Sequence[Item],
+    following: Sequence[Item],
     components: Sequence[Samples],
     load: Callable[[Samples, int], T],
     place: Callable[[Batch, T, int, int], tuple[int, int]],
@@ -127,6 +142,7 @@ def write_row(
     """Writes samples behind each other into the views of one row, each with a segment id of its own.
 
     Args:
+      following: the samples of the row that is made next; their records are read meanwhile.
       load: a component's sample by its number; raises ValueError where its record cannot be used.
       place: (row, sample, start, vision) writes a sample from token `start` and image slot or patch `vision` on; gives how
         many of both it took.
@@ -134,8 +150,7 @@ def write_row(
     start = vision = replaced = dropped = 0
     problems: list[Problem] = []
     records: list[tuple[int, int]] = []
-    wanted = ((components[item.component], item.sample) for item in items)
-    read_ahead((samples.source, int(samples.records[sample])) for samples, sample in wanted)
+    read_ahead(_wanted(items, components), _wanted(following, components))
     for item in items:
         samples = components[item.component]
         loaded, failed = _load_or_replace(samples, item, partial(load, samples))
@@ -153,6 +168,12 @@ def write_row(
     return RowInfo(
         int.from_bytes(identity), len(records), start, vision, replaced, dropped, tuple(problems), tuple(records)
     )
+
+
+def _wanted(items: Sequence[Item], components: Sequence[Samples]) -> Iterator[Wanted]:
+    for item in items:
+        samples = components[item.component]
+        yield samples.source, int(samples.records[item.sample])
 
 
 def _load_or_replace(samples: Samples, item: Item, load: Callable[[int], T]) -> tuple[T | None, list[Problem]]:

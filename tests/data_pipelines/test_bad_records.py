@@ -5,6 +5,7 @@ import json
 import pickle
 import struct
 import threading
+import time
 import zlib
 from dataclasses import replace
 
@@ -18,7 +19,7 @@ from data_pipelines.loader import open_loader
 from data_pipelines.quarantine import Quarantine, read_quarantine
 from data_pipelines.reading import HungRead, read_ahead, read_record
 from data_pipelines.records import Record
-from data_pipelines.sources.array_record import write_shards
+from data_pipelines.sources.array_record import ArrayRecordSource, write_shards
 from data_pipelines.sources.source import Problem, RecordError
 from data_pipelines.tasks import TASKS
 from qwenvl_jax.config import Component
@@ -122,11 +123,47 @@ def test_records_are_read_ahead():
         read_record(source, 2)
     assert (read_record(source, 0).key, source.asked) == ("0", [3, 2, 0])
     assert (read_record(source, 0).key, source.asked) == ("0", [3, 2, 0, 0])
-    read_ahead([(source, index) for index in (4, 1, 5)], 0.05)
+    read_ahead([(source, index) for index in (4, 1, 5)], seconds=0.05)
     assert [read_record(source, index).key for index in (4, 5)] == ["4", "5"]
     with pytest.raises(HungRead, match="record 1"):
         read_record(source, 1, 0.05)
     source.released.set()
+
+
+def test_the_following_row_is_read_meanwhile():
+    """Without being asked for again, and whatever is read beside it; a row that was not named, and one behind a read that
+    hangs, are read when they are due."""
+    source = Hanging()
+    first, second, third = ([(source, index) for index in row] for row in ((3, 4), (5, 6), (7, 8)))
+    read_ahead(first, second)
+    while source.asked != [3, 4, 5, 6]:
+        time.sleep(0.001)
+    assert read_record(source, 9).key == "9"
+    assert [read_record(source, index).key for index in (3, 4)] == ["3", "4"]
+    read_ahead(second, first)
+    assert [read_record(source, index).key for index in (5, 6)] == ["5", "6"]
+    assert source.asked[:5] == [3, 4, 5, 6, 9]
+    read_ahead(third, [(source, 1)])
+    assert [read_record(source, index).key for index in (7, 8)] == ["7", "8"]
+    read_ahead([(source, 1)], third, seconds=0.05)
+    read_ahead(third, seconds=5)
+    assert [read_record(source, index).key for index in (7, 8)] == ["7", "8"]
+    source.released.set()
+
+
+def test_a_loader_reads_every_record_once(tmp_path, monkeypatch):
+    """The rows that are read ahead are those that come next, over the borders of batches too, and behind a resume."""
+    write_shards(tmp_path / "pictures", map(make_record, range(42)))
+    run = make_run(str(tmp_path), mixture=CAPTIONS)
+    asked = []
+    read = ArrayRecordSource.__getitem__
+    for start in (0, 2):
+        with open_loader(run, run.stages[0], start) as loader:
+            asked.clear()
+            monkeypatch.setattr(ArrayRecordSource, "__getitem__", lambda source, n: asked.append(n) or read(source, n))
+            infos = [info for _, info in loader]
+        assert asked == [record for info in infos for _, record in info.records]
+        assert len(infos) == run.stages[0].steps - start > 1
 
 
 def test_lost_storage_does_not_take_all_replacements(tmp_path, monkeypatch):
