@@ -1,10 +1,9 @@
-"""`tiny-qwen2`: the shape of Qwen2-VL at 3.3 M parameters, on the native world, for two CPU cores.
+"""`tiny-qwen2`: the shape of Qwen2-VL at 3.2 M parameters, on the native world, for two CPU cores.
 
 What differs from the paper is what differs in `tiny`: float32, few wide heads, Muon for matrices, and the two stages before
 the first one that make what the paper downloads. In stage `vision` the ViT alone learns what each patch shows, in the place
-of DFN's ViT, in stage `language` the LLM alone reads text, in the place of Qwen2. Each of the two heads has keys and values
-of its own. Patches, merger, limits in pixels, M-RoPE and the three stages behind are the paper's, but that the ViT sees
-screens before it is locked: episodes are in stage 2 too.
+of DFN's ViT, in stage `language` the LLM alone reads text, in the place of Qwen2. Patches, merger, limits in pixels, M-RoPE
+and the three stages behind are the paper's, but that the ViT sees screens before it is locked: episodes are in stage 2 too.
 What it reaches, and what it does not yet, stands in `qwenvl_jax/models/qwen2_vl/README.md`.
 """
 
@@ -29,7 +28,7 @@ from qwenvl_jax.config import (
 MODEL = Qwen2VLConfig(
     vision=Qwen2VisionConfig(width=192, layers=2, heads=6, mlp_width=768, activation="relu2"),
     language=Qwen2LanguageConfig(
-        vocab_size=768, width=128, layers=6, heads=2, kv_heads=2, mlp_width=384, tied=False,
+        vocab_size=768, width=128, layers=6, heads=2, kv_heads=1, mlp_width=384, tied=False,
         mrope_sections=(8, 12, 12), rope_base=10_000.0,
     ),
 )  # fmt: skip
