@@ -80,8 +80,8 @@ class StepBatches:
         plan: StreamPlans,
         stage: Stage,
         own: OwnRows,
-        workers: int = 0,
-        blocks: SharedBlocks | None = None,
+        workers: int,
+        blocks: SharedBlocks | None,
     ) -> None:
         """`workers` processes make batches in turn, into `blocks`; None where they stay in the process."""
         self._maker, self._plan, self._steps, self._own, self._blocks = maker, plan, stage.steps, own, blocks

@@ -279,7 +279,8 @@ class PrecisionConfig:
     vision_remat: str = ""
     """The same for layers of the vision tower; as `remat` where it is empty."""
     attention: str = "auto"
-    """`splash` (TPU), `cudnn` (NVIDIA's GPUs), `xla` (anywhere), or `auto`: splash on a TPU, xla elsewhere."""
+    """`splash` (TPU), `cudnn` (NVIDIA's GPUs; Qwen2-VL's ViT keeps its own loop), `xla` (anywhere), or `auto`: splash on
+    a TPU, xla elsewhere."""
     loss_chunks: int = 8
     """Slices of the vocabulary in which the loss is computed, so that no [B, S, vocabulary] array exists."""
     unroll: int = 1

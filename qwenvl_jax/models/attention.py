@@ -150,9 +150,7 @@ def _cudnn_attention(
     mask = None
     if query_segments is not None and key_segments is not None:
         mask = query_segments[:, None, :, None] == key_segments[:, None, None, :]
-    mixed = jax.nn.dot_product_attention(
-        q, k, v, mask=mask, is_causal=causal, scale=scale, implementation="cudnn"
-    )  # fmt: skip
+    mixed = jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal, scale=scale, implementation="cudnn")
     return checkpoint_name(mixed, "attention_output")
 
 

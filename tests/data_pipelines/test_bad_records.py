@@ -136,7 +136,9 @@ def test_the_following_row_is_read_meanwhile():
     source = Hanging()
     first, second, third = ([(source, index) for index in row] for row in ((3, 4), (5, 6), (7, 8)))
     read_ahead(first, second)
+    deadline = time.monotonic() + 30
     while source.asked != [3, 4, 5, 6]:
+        assert time.monotonic() < deadline, source.asked
         time.sleep(0.001)
     assert read_record(source, 9).key == "9"
     assert [read_record(source, index).key for index in (3, 4)] == ["3", "4"]

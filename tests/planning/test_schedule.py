@@ -121,6 +121,64 @@ def test_memory_is_shared_as_xla_shares_it() -> None:
     assert memory.peak(parse(TEXT), {}).bytes == 2 * tile
 
 
+LOOPED = """HloModule jit_step, is_scheduled=true
+
+%body (p: (s32[], f32[8,128], f32[8,128])) -> (s32[], f32[8,128], f32[8,128]) {
+  %p = (s32[], f32[8,128], f32[8,128]) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %one = s32[] constant(1)
+  %next = s32[] add(%i, %one)
+  %x.1 = f32[8,128] get-tuple-element(%p), index=1
+  %y.1 = f32[8,128] get-tuple-element(%p), index=2
+  ROOT %out = (s32[], f32[8,128], f32[8,128]) tuple(%next, %x.1, %y.1)
+}
+
+%condition (p.1: (s32[], f32[8,128], f32[8,128])) -> pred[] {
+  %p.1 = (s32[], f32[8,128], f32[8,128]) parameter(0)
+  %i.1 = s32[] get-tuple-element(%p.1), index=0
+  %bound = s32[] constant(5)
+  ROOT %less = pred[] compare(%i.1, %bound), direction=LT
+}
+
+ENTRY %main (a: f32[]) -> f32[8,128] {
+  %a = f32[] parameter(0)
+  %zero = s32[] constant(0)
+  %x.0 = f32[8,128] broadcast(%a), dimensions={}
+  %y.0 = f32[8,128] broadcast(%a), dimensions={}
+  %start = (s32[], f32[8,128], f32[8,128]) tuple(%zero, %x.0, %y.0)
+  %loop = (s32[], f32[8,128], f32[8,128]) while(%start), condition=%condition, body=%body
+  %x = f32[8,128] get-tuple-element(%loop), index=1
+  %once = f32[8,128] fusion(%x), kind=kOutput, calls=%work
+  %twice = f32[8,128] fusion(%once), kind=kOutput, calls=%work
+  %y = f32[8,128] get-tuple-element(%loop), index=2
+  ROOT %sum = f32[8,128] add(%twice, %y)
+}
+"""
+
+
+def test_a_loops_results_die_one_by_one() -> None:
+    """`x` is free once `once` has read it, though `y` is taken later: three tiles lie there at a time, not four."""
+    tile = 8 * 128 * 4
+    assert 3 * tile < memory.peak(parse(LOOPED), {}).bytes < 3 * tile + 64
+
+
+ELEMENTWISE = """HloModule jit_step, is_scheduled=true
+
+ENTRY %main (a: f32[]) -> f32[8,128] {
+  %a = f32[] parameter(0)
+  %x = f32[8,128] broadcast(%a), dimensions={}
+  %once = f32[8,128] fusion(%x), kind=kLoop, calls=%work
+  ROOT %twice = f32[8,128] fusion(%once), kind=kLoop, calls=%work
+}
+"""
+
+
+def test_nothing_is_written_over_what_it_is_made_from() -> None:
+    """XLA for TPUs gives an elementwise result memory of its own, also where its operand is read for the last time."""
+    tile = 8 * 128 * 4
+    assert 2 * tile <= memory.peak(parse(ELEMENTWISE), {}).bytes < 2 * tile + 64
+
+
 def test_kernels_skip_blocks_above_the_diagonal() -> None:
     """Splash attention forward: two products of queries, keys and head size, half of them where it is causal."""
     shapes = [(1, 4, 4), (2, 8, 256, 128), (2, 8, 512, 128), (2, 8, 512, 128)]
