@@ -98,7 +98,7 @@ def tiny_qwen2() -> Run:
                 parameters=frozen("vision", "merger") + LANGUAGE, pack_within_task=False,
             ),
             Stage(
-                name="pretrain", steps=700, mixture=PRETRAIN_MIXTURE, rows=2, sequence_length=256, patches_per_row=352,
+                name="pretrain", steps=700, mixture=PRETRAIN_MIXTURE, rows=2, sequence_length=256, patches_per_row=288,
                 image_limits=IMAGES, video_limits=VIDEOS, schedule=Schedule(peak=1e-3, end=1e-4, warmup=50),
                 parameters=SLOW_VISION + MERGER + frozen("language"), pack_within_task=False,
             ),

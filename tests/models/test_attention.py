@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwenvl_jax.models import attention as module
-from qwenvl_jax.models.attention import attention
+from qwenvl_jax.models.attention import attention, softmax
 
 
 def reference(q, k, v, query_segments, key_segments, start):
@@ -33,6 +33,20 @@ def test_causal_attention_within_segments(seed: int, length: int) -> None:
         patch.setattr(module, "CAUSAL_BLOCKS", (8, 4))
         ours = attention(q, k, v, query_segments=segments, key_segments=segments, causal=True)
     np.testing.assert_allclose(ours, reference(q, k, v, segments, segments, 0), atol=2e-6)
+
+
+@pytest.mark.parametrize("keys", [1, 31, 32, 64, 352])
+def test_softmax_is_jax_nns(keys: int) -> None:
+    """Value and gradient, where keys are summed in two steps and where they are not; rows that see nothing are even."""
+    rng = np.random.default_rng(keys)
+    scores, gradient = jnp.asarray(rng.normal(size=(2, 5, keys)).astype(np.float32) * [[[9]], [[1]]])
+    scores = scores.at[0].set(jnp.where(jnp.arange(keys) % 3 == 0, jnp.finfo(jnp.float32).min, scores[0]))
+    scores = scores.at[-1].set(jnp.finfo(jnp.float32).min)
+    ours, pull = jax.vjp(softmax, scores)
+    theirs, their_pull = jax.vjp(jax.nn.softmax, scores)
+    # A sum of 352 numbers in another order.
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(pull(gradient)[0], their_pull(gradient)[0], rtol=1e-5, atol=1e-6)
 
 
 @given(st.integers(0, 10**6))
