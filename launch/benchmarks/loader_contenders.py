@@ -3,7 +3,7 @@ prints what it measured as JSON.
 
 All have the same pictures, captions, decoder, resizing and tokenizer: the functions of `qwenvl_jax.processing`, which are
 those of this package's own pipeline. Others get what a user of them would write around these functions; those named so
-decode with PIL, as their own documentation does, to the same bits.
+decode and resize with PIL, as their own documentation does, to the same bits, and PIL keeps its memory.
 """
 
 import io
@@ -35,8 +35,9 @@ from data_pipelines.streams import StreamWindow
 from data_pipelines.tasks import picture_sample
 from qwenvl_jax.config import Component, Run, Stage
 from qwenvl_jax.processing.encoders import Encoder, PatchEncoder, stage_encoder
-from qwenvl_jax.processing.images import decode_image, keep_memory, resize_image
+from qwenvl_jax.processing.images import decode_image, keep_memory
 from qwenvl_jax.processing.patches import patchify
+from qwenvl_jax.processing.resize import resize_bicubic
 
 SHARDS, TARS, PARQUET, MDS = "shards", "tars", "parquet", "mds"
 """Folders of the data: ours, img2dataset's, Parquet, MosaicML's."""
@@ -94,7 +95,7 @@ class Transform:
 
     encoder: Encoder
     pil_side: int | None
-    """Pixels of a side where PIL decodes; None: `decode_image` does."""
+    """Pixels of a side where PIL decodes and resizes; None: `encoder.pixels` does."""
 
     def __call__(self, data: bytes, caption: str) -> dict[str, np.ndarray]:
         asked = caption_question(caption)
@@ -132,8 +133,6 @@ class ContenderOptions:
     """Measured, behind the first batches; 0: only the time to the first batch."""
     resumed: bool = False
     """Ours alone: starts behind RESUMED_STEP steps."""
-    keep: bool = False
-    """PIL keeps its memory, which ours has it do by itself: see `qwenvl_jax.processing.images.keep_memory`."""
 
 
 class Measured(NamedTuple):
@@ -235,7 +234,7 @@ def mosaic(pil: bool, options: ContenderOptions) -> Iterator[Batches]:
 
 
 OtherContender = Callable[[bool, ContenderOptions], AbstractContextManager[Batches]]
-BY_PIL = ", PIL decodes"
+BY_PIL = ", PIL decodes and resizes"
 OTHERS: dict[str, OtherContender] = {"webdataset": webdataset, "datasets": hugging_face, "streaming": mosaic}
 CONTENDERS: dict[str, Callable[[ContenderOptions], AbstractContextManager[Batches]]] = {
     # name -> its batches
@@ -244,13 +243,13 @@ CONTENDERS: dict[str, Callable[[ContenderOptions], AbstractContextManager[Batche
     **{name: partial(of_other, False) for name, of_other in OTHERS.items()},
     **{f"{name}{BY_PIL}": partial(of_other, True) for name, of_other in OTHERS.items()},
 }
-BARE, BARE_KEPT = "bare loop", "bare loop that keeps memory"
+BARE, BARE_PIL = "bare loop", f"bare loop{BY_PIL}"
 OURS = tuple(name for name in CONTENDERS if name.startswith("ours"))
 
 
 def measure(options: ContenderOptions) -> Measured:
     me = psutil.Process()
-    if options.keep:
+    if options.contender.endswith(BY_PIL):
         keep_memory()  # workers of torch are forks
     with CONTENDERS[options.contender](options) as batches:
         next(batches)
@@ -273,23 +272,31 @@ def cpu_seconds(process: psutil.Process) -> float:
     return sum(one.user + one.system for one in times)
 
 
-def bare_loop(files: Sequence[bytes], shape: str, seconds: float, ready: Any) -> tuple[float, float]:
+def our_pixels(data: bytes, side: int) -> np.ndarray:
+    """[side, side, 3] uint8."""
+    return resize_bicubic(decode_image(data), side, side)
+
+
+def bare_loop(
+    pixels: Callable[[bytes, int], np.ndarray], files: Sequence[bytes], side: int, seconds: float, ready: Any
+) -> tuple[float, float]:
     """Samples a second, and of CPU time, of one process that has the JPEGs in memory."""
-    side = SHAPES[shape].side
     for data in islice(files, 50):
-        resize_image(decode_image(data), side)
+        pixels(data, side)
     ready.wait()
     samples, cpu, began = 0, time.process_time(), time.perf_counter()
     while time.perf_counter() - began < seconds:
-        resize_image(decode_image(files[samples % len(files)]), side)
+        pixels(files[samples % len(files)], side)
         samples += 1
     return samples / (time.perf_counter() - began), samples / (time.process_time() - cpu)
 
 
 def _bare_worker(files: Sequence[bytes], options: ContenderOptions, ready: Any, results: Any) -> None:
-    if options.contender == BARE_KEPT:
+    pixels = our_pixels
+    if options.contender == BARE_PIL:
         keep_memory()
-    results.put(bare_loop(files, options.shape, options.seconds, ready))
+        pixels = pil_pixels
+    results.put(bare_loop(pixels, files, SHAPES[options.shape].side, options.seconds, ready))
 
 
 def measure_bare(options: ContenderOptions) -> Measured:
@@ -313,7 +320,7 @@ def measure_bare(options: ContenderOptions) -> Measured:
 
 def main() -> None:
     options = tyro.cli(ContenderOptions)
-    found = measure_bare(options) if options.contender in (BARE, BARE_KEPT) else measure(options)
+    found = measure_bare(options) if options.contender in (BARE, BARE_PIL) else measure(options)
     print(json.dumps(found._asdict()), flush=True)
 
 

@@ -7,9 +7,8 @@ prints tables in Markdown. Its environment: requirements.txt, torch, then
 
 Made photographs of 512 pixels with captions lie in tars of img2dataset's form; our shards, Parquet and MosaicML's MDS hold
 the same. Contenders take turns, each in a process of its own with as many workers as there are cores, and all with the
-decoder (simplejpeg, every pixel), the resizing (PIL's bicubic) and the tokenizer of this package, so that ways of data are
-compared and not decoders; the others a second time with PIL's decoder, which is theirs and gives the same bits. The bare
-loop has the JPEGs in memory; it runs a second time with the memory setting of PIL that our workers have (`keep_memory`). No
+decoder, the resizing and the tokenizer of this package, so that ways of data are compared and not decoders; the others a
+second time as they come, with PIL, which gives the same bits. The bare loop has the JPEGs in memory, and runs both ways. No
 other program should run meanwhile; rates by CPU time are there for when one does.
 """
 
@@ -38,7 +37,7 @@ from data_pipelines.sources.captions import caption_question
 from launch.benchmarks.cleaning import WORDS, write_tars
 from launch.benchmarks.loader_contenders import (
     BARE,
-    BARE_KEPT,
+    BARE_PIL,
     BY_PIL,
     CONTENDERS,
     MDS,
@@ -79,8 +78,6 @@ class LoadersOptions:
     """Of each measurement."""
     memory_shards: int = 500
     """Of 100 tiny records each, read by a worker whose memory is watched; 10,000 are a million records."""
-    others_keep_memory: bool = False
-    """Whether the others too have PIL keep its memory, which ours does by itself; a user of theirs would not know of it."""
     data: Path | None = None
     """Folder for the data, which stays; otherwise a temporary one."""
 
@@ -177,11 +174,10 @@ def throughput(folder: Path, options: LoadersOptions) -> tuple[dict[str, dict[st
     missing: dict[str, str] = {}
     for _ in range(options.repeats):
         for shape in SHAPES:
-            for name in (BARE, BARE_KEPT, *CONTENDERS):
+            for name in (BARE, BARE_PIL, *CONTENDERS):
                 if name in missing:
                     continue
-                keep = options.others_keep_memory and name not in (BARE, BARE_KEPT, *OURS)
-                run = measured(ContenderOptions(name, shape, folder, options.workers, options.seconds, keep=keep))
+                run = measured(ContenderOptions(name, shape, folder, options.workers, options.seconds))
                 if isinstance(run, str):
                     missing[name] = run
                 else:
@@ -208,9 +204,9 @@ def throughput_table(shape: str, found: dict[str, list[Measured]], workers: int)
             f"| {cpu_share:.2f} |"
         )
     same = [runs for name, runs in found.items() if name in OTHERS]
-    pil = [runs for name, runs in found.items() if name.endswith(BY_PIL)]
+    pil = [runs for name, runs in found.items() if name.endswith(BY_PIL) and name != BARE_PIL]
     for what, beside in (
-        (f"the {BARE_KEPT}", [found[BARE_KEPT]]),
+        (f"the {BARE_PIL}", [found[BARE_PIL]]),
         ("the best of the others", same),
         (f"the best of the others{BY_PIL}", pil),
     ):

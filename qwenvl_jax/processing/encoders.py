@@ -12,9 +12,10 @@ import numpy as np
 
 from qwenvl_jax.batch import IGNORED, Batch, Zeros, empty_batch, empty_patch_batch
 from qwenvl_jax.config import ModelConfig, PixelLimits, Qwen2VLConfig, QwenVLConfig, Stage, VideoLimits
-from qwenvl_jax.processing.images import decode_image, resize_image
+from qwenvl_jax.processing.images import decode_image
 from qwenvl_jax.processing.patches import MERGE, frame_numbers, patch_positions, patchify
 from qwenvl_jax.processing.qwen2_tokens import QWEN2_VL
+from qwenvl_jax.processing.resize import resize_bicubic
 from qwenvl_jax.processing.sample import EncodedSample, Sample, encode_sample
 from qwenvl_jax.processing.tokenizer import QWEN_VL, SpecialTokens, Tokenizer, load_tokenizer
 from qwenvl_jax.processing.visual_sample import (
@@ -98,7 +99,8 @@ class ImageSlotEncoder:
 
     def pixels(self, sample: Sample, encoded: EncodedSample) -> list[np.ndarray]:
         """[R, R, 3] uint8 of each image."""
-        return [resize_image(decode_image(data), self.resolution) for data in encoded.images]
+        side = self.resolution
+        return [resize_bicubic(decode_image(data), side, side) for data in encoded.images]
 
     def empty(self, rows: int, length: int, vision: int, zeros: Zeros = np.zeros) -> Batch:
         return empty_batch(rows, length, vision, self.resolution, self.tokenizer.eod_id, zeros)

@@ -22,7 +22,7 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
 """What pictures on disk come in; PIL's other readers (some start programs) never see a user's bytes."""
 
 KEPT_BLOCKS = 8
-"""Pieces of memory, of 16 MiB at most, that PIL keeps where `keep_memory` was called: a resize needs three."""
+"""Pieces of memory, of 16 MiB at most, that PIL keeps where `keep_memory` was called."""
 
 
 def keep_memory() -> None:
@@ -78,11 +78,6 @@ def decode_image(data: bytes) -> np.ndarray:
     except Exception as error:  # as in `_open`
         what = f"{image.format} picture of {image.width}x{image.height}"
         raise ValueError(f"{what} cannot be decoded ({error}); store it again") from error
-
-
-def resize_image(image: np.ndarray, resolution: int) -> np.ndarray:
-    """[H, W, 3] uint8 -> [R, R, 3] uint8 by PIL's bicubic, R = `resolution`; aspect ratio not preserved."""
-    return np.asarray(Image.fromarray(image).resize((resolution, resolution), Image.Resampling.BICUBIC))
 
 
 def normalize(images: Any) -> Any:

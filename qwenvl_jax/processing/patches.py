@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from einops import rearrange
-from PIL import Image
 
 from qwenvl_jax.config import RELEASED_IMAGES, PixelLimits
 from qwenvl_jax.processing.images import MEAN, STD
+from qwenvl_jax.processing.resize import resize_bicubic
 
 PATCH, TEMPORAL_PATCH, MERGE = 14, 2, 2
 """Pixels of a patch's side, frames of a patch, patches of a vision token's side: the same in all published sizes."""
@@ -99,14 +99,7 @@ def grid_of(height: int, width: int, frames: int = 1, patch: int = PATCH) -> Gri
 
 def resize_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     """[Y, X, 3] uint8 -> [height, width, 3] uint8 by PIL's bicubic; in memory (3, Y, X), which `patchify` wants."""
-    if frame.shape[:2] == (height, width):
-        return frame
-    image = Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)
-    # PIL takes the channels apart at no cost; NumPy needs 0.2 ms for 504 x 504 pixels.
-    planes = np.empty((3, height, width), np.uint8)
-    for plane, channel in zip(planes, "RGB"):
-        plane.reshape(-1)[:] = np.frombuffer(image.tobytes("raw", channel), np.uint8)
-    return planes.transpose(1, 2, 0)
+    return frame if frame.shape[:2] == (height, width) else resize_bicubic(frame, height, width, planar=True)
 
 
 def patchify(frames: np.ndarray, patch: int = PATCH, out: np.ndarray | None = None) -> np.ndarray:

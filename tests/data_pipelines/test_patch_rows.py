@@ -16,8 +16,9 @@ from data_pipelines.synthetic.patches import CLASSES, RELATIVE_CLASSES, UNLABELL
 from data_pipelines.synthetic.world import Source, make_record
 from qwenvl_jax.config import Component
 from qwenvl_jax.processing.encoders import stage_encoder
-from qwenvl_jax.processing.images import decode_image, resize_image
+from qwenvl_jax.processing.images import decode_image
 from qwenvl_jax.processing.patches import patchify
+from qwenvl_jax.processing.resize import resize_bicubic
 from qwenvl_jax.processing.sample import Image, Sample
 
 GRID, IMAGES, RESOLUTION = 2, 3, 8
@@ -51,7 +52,7 @@ def test_labels_stand_beside_their_pictures(run):
     for kind in ("scenes", "documents"):
         source = open_source(run.data.root, kind)
         for record in map(source.__getitem__, range(len(source))):
-            picture = resize_image(decode_image(record.images[0].data), RESOLUTION)
+            picture = resize_bicubic(decode_image(record.images[0].data), RESOLUTION, RESOLUTION)
             known[picture.tobytes()] = (kind, label_patches(record, GRID, GRID, relative=False))
     seen = []
     for batch, info in load(run):

@@ -12,7 +12,8 @@ from data_pipelines.sources.source import RecordError
 from data_pipelines.tasks import TASKS
 from qwenvl_jax.batch import row_of
 from qwenvl_jax.processing.encoders import ImageSlotEncoder
-from qwenvl_jax.processing.images import decode_image, resize_image
+from qwenvl_jax.processing.images import decode_image
+from qwenvl_jax.processing.resize import resize_bicubic
 from qwenvl_jax.processing.sample import encode_sample
 from qwenvl_jax.processing.tokenizer import load_tokenizer
 
@@ -59,7 +60,7 @@ def test_row_holds_its_samples(maker):
         assert (row.vision_index[place][~seen] == -1).all()
         assert (row.vision_index[place][seen] == sample.vision_index[seen] + slot * QUERIES).all()
         for data in sample.images:
-            assert (row.images[slot] == resize_image(decode_image(data), 8)).all()
+            assert (row.images[slot] == resize_bicubic(decode_image(data), 8, 8)).all()
             slot += 1
         start += count
     assert (row.tokens[start:] == BYTES.eod_id).all()

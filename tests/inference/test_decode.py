@@ -48,13 +48,14 @@ def test_a_batch_gives_the_tokens_of_each_prompt_alone(mode, model, encoded, tok
 
 
 def unpadded(sample, slots, tokenizer) -> Batch:
-    from qwenvl_jax.processing.images import decode_image, resize_image
+    from qwenvl_jax.processing.images import decode_image
+    from qwenvl_jax.processing.resize import resize_bicubic
 
     batch = empty_batch(1, len(sample.tokens), slots, RESOLUTION, tokenizer.eod_id)
     batch.tokens[0], batch.vision_index[0], batch.segment_ids[0] = sample.tokens, sample.vision_index, 1
     batch.positions[0] = np.arange(len(sample.tokens))
     for slot, data in enumerate(sample.images):
-        batch.images[0, slot] = resize_image(decode_image(data), RESOLUTION)
+        batch.images[0, slot] = resize_bicubic(decode_image(data), RESOLUTION, RESOLUTION)
     return batch
 
 
