@@ -26,7 +26,7 @@ KEPT_BLOCKS = 8
 
 
 def keep_memory() -> None:
-    """Has PIL use the memory of its pictures again in this process, which is one that decodes many; PIL decodes all but plain
+    """Has PIL use the memory of its pictures again in this process, which decodes many; PIL decodes all but plain
     JPEGs. Otherwise memory is taken anew for each picture, where nothing larger was in use before: decoding and resizing one
     of 512 pixels with PIL took 577 to 724 new pages, a quarter to a third of its time on a virtual machine, where a page
     costs 3 microseconds."""
