@@ -28,7 +28,7 @@ CAUSAL_BLOCKS = (256, 128)
 """Queries per block of causal self-attention, the first that divides a row: rows of 384 compute two thirds of the scores
 that one block would, and a step of `tiny` takes 0.9 of the time."""
 CPU_LANES = 32
-"""Neighbouring keys that are summed apart from each other on a CPU: two registers, and no more than XLA sums as they are."""
+"""Keys whose sums are kept apart on a CPU in the first step: two of AVX-512's registers; XLA itself splits longer sums."""
 LONG = 2048
 """Rows from this length on hold the scores of one block of LONG_BLOCKS queries at a time, in the backward pass too: forward
 and backward over 20,480 positions and 4 heads of 64 take 0.8 GB in float32 (all scores: 6.7; counted by XLA, on a CPU)."""

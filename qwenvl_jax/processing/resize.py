@@ -1,4 +1,4 @@
-"""PIL's bicubic resize of 8-bit RGB pictures with all of its bits, compiled for vectors: a third to a fifth of PIL's time,
+"""PIL's bicubic resize of 8-bit RGB pictures with all of its bits, compiled for vectors: about a third of PIL's time,
 which is most of what a loader of pictures does (`python -m launch.benchmarks.resize`).
 
 Source: what Pillow 13 computes (`src/libImaging/Resample.c`): one axis after the other, each result rounded to 8 bits, with
@@ -38,7 +38,8 @@ def resize_bicubic(picture: np.ndarray, height: int, width: int, planar: bool = 
     Args:
       planar: in memory the result is (3, height, width).
     """
-    # From its version 13 on PIL begins with the height where it loses more than twice as many pixels as the width.
+    # Pillow 13 begins with the height where it loses more than twice as many pixels as the width, found by its results on
+    # 2,600 random shapes; older ones always begin with the width, and round otherwise there.
     height_first = picture.shape[0] - height > max(0, 2 * (picture.shape[1] - width))
     if height_first:
         picture = _resized_height(picture, height)
