@@ -19,7 +19,7 @@ from data_pipelines.rows import RowInfo, write_row, write_rows
 from data_pipelines.sources.opening import open_source
 from data_pipelines.synthetic.patches import CLASSES, RELATIVE_CLASSES, UNLABELLED, WEIGHTS, label_patches
 from data_pipelines.tasks import Task
-from qwenvl_jax.batch import Batch, Zeros
+from qwenvl_jax.batch import Batch, NewArray
 from qwenvl_jax.config import DataConfig, Stage
 from qwenvl_jax.processing.encoders import Encoder
 from qwenvl_jax.processing.patches import patch_positions
@@ -90,15 +90,17 @@ class PatchRowMaker:
     grid: int
 
     def make_rows(
-        self, rows: Sequence[Sequence[Item]], zeros: Zeros = np.zeros, following: Sequence[Item] = ()
+        self, rows: Sequence[Sequence[Item]], new: NewArray = np.zeros, following: Sequence[Item] = ()
     ) -> tuple[Batch, list[RowInfo]]:
         """As `RowMaker.make_rows`."""
-        batch = self.encoder.empty(len(rows), self.sequence_length, self.vision_per_row, zeros)
+        batch = self.encoder.empty(len(rows), self.sequence_length, self.vision_per_row, new)
         return batch, write_rows(batch, rows, following, self._write_row)
 
     def _write_row(self, row: Batch, items: Sequence[Item], following: Sequence[Item]) -> RowInfo:
         row.targets[:] = 0
-        return write_row(row, items, following, self.components, self._load, self._place)
+        info = write_row(row, items, following, self.components, self._load, self._place)
+        self.encoder.clear(row, info.vision)
+        return info
 
     def _place(self, row: Batch, loaded: LabelledPicture, start: int, vision: int) -> tuple[int, int]:
         self.encoder.place_pixels(row, vision, loaded.encoded, loaded.pixels)

@@ -16,7 +16,7 @@ from data_pipelines.packing import Item
 from data_pipelines.reading import HungRead, Wanted, read_ahead, read_record
 from data_pipelines.sources.source import LostShard, Problem, RecordError
 from data_pipelines.tasks import Task
-from qwenvl_jax.batch import Batch, Zeros, row_of
+from qwenvl_jax.batch import Batch, NewArray, row_of
 from qwenvl_jax.processing.encoders import Encoded, Encoder
 
 REPLACEMENT_STRIDE = 7919
@@ -82,15 +82,17 @@ class RowMaker:
     vision_per_row: int
 
     def make_rows(
-        self, rows: Sequence[Sequence[Item]], zeros: Zeros = np.zeros, following: Sequence[Item] = ()
+        self, rows: Sequence[Sequence[Item]], new: NewArray = np.zeros, following: Sequence[Item] = ()
     ) -> tuple[Batch, list[RowInfo]]:
-        """A host batch of B = len(rows) rows, and what each of them holds; `zeros` as `empty_batch`. Records of the row that
+        """A host batch of B = len(rows) rows, and what each of them holds; `new` as `empty_batch`. Records of the row that
         `following` batch begins with are read meanwhile."""
-        batch = self.encoder.empty(len(rows), self.sequence_length, self.vision_per_row, zeros)
+        batch = self.encoder.empty(len(rows), self.sequence_length, self.vision_per_row, new)
         return batch, write_rows(batch, rows, following, self._write_row)
 
     def _write_row(self, row: Batch, items: Sequence[Item], following: Sequence[Item]) -> RowInfo:
-        return write_row(row, items, following, self.components, self._load, self._place)
+        info = write_row(row, items, following, self.components, self._load, self._place)
+        self.encoder.clear(row, info.vision)
+        return info
 
     def _place(self, row: Batch, loaded: Loaded, start: int, vision: int) -> tuple[int, int]:
         self.encoder.place(row, start, vision, loaded.encoded, loaded.pixels)

@@ -85,16 +85,15 @@ class SharedBlocks:
     def __getstate__(self) -> dict[str, Any]:
         return {"_name": self._name, "_blocks": {}}
 
-    def zeros(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """As `np.zeros`, in a block where it has a size. Blocks are for arrays of their own number of bytes: batches of a
+    def new(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """As `np.empty`, in a block where it has a size. Blocks are for arrays of their own number of bytes: batches of a
         stage are all alike."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if not size:
-            return np.zeros(shape, dtype)
+            return np.empty(shape, dtype)
         for block in self._blocks.values():
             if block.state[0] == FREE and block.memory.size == HEADER + size:
                 array = block.array(shape, dtype)
-                array[...] = 0
                 break
         else:
             name = f"{self._name}-{os.getpid()}-{len(self._blocks)}"
@@ -106,7 +105,7 @@ class SharedBlocks:
         return array
 
     def hand_over(self, array: np.ndarray) -> Any:
-        """What is pickled instead of an array of `zeros`; any other array as it is."""
+        """What is pickled instead of an array of `new`; any other array as it is."""
         block = self._blocks.get(array.ctypes.data) if array.size else None
         return array if block is None else Handed(block.memory.name, array.shape, array.dtype.str)
 

@@ -16,8 +16,8 @@ from qwenvl_jax.config import ModelConfig, Qwen2VLConfig, QwenVLConfig, Stage
 
 IGNORED = -1
 """`vision_index` of a text position."""
-Zeros = Callable[[tuple[int, ...], Any], np.ndarray]
-"""From shape and type to an array of zeros: `np.zeros`, or one in memory that processes share."""
+NewArray = Callable[[tuple[int, ...], Any], np.ndarray]
+"""From shape and type to an array: `np.zeros`, or one in memory that processes share, which may hold anything."""
 
 
 class Batch(NamedTuple):
@@ -72,20 +72,20 @@ def joined_fingerprint(fingerprints: Iterable[str]) -> str:
     return f"{sum(int(part, 16) for part in fingerprints) % 2**64:016x}"
 
 
-def empty_batch(rows: int, length: int, images: int, resolution: int, pad_id: int, zeros: Zeros = np.zeros) -> Batch:
-    """A host batch of Qwen-VL in which every position is padding: the canvas that rows are written on. `zeros` makes the
+def empty_batch(rows: int, length: int, images: int, resolution: int, pad_id: int, new: NewArray = np.zeros) -> Batch:
+    """A host batch of Qwen-VL in which every position is padding: the canvas that rows are written on. `new` makes the
     pictures' array, nearly all of its bytes."""
-    pictures = zeros((rows, images, resolution, resolution, 3), np.uint8)
+    pictures = new((rows, images, resolution, resolution, 3), np.uint8)
     return _empty_text(rows, length, pad_id)._replace(images=pictures)
 
 
 def empty_patch_batch(
-    rows: int, length: int, patches: int, patch_size: int, pad_id: int, zeros: Zeros = np.zeros
+    rows: int, length: int, patches: int, patch_size: int, pad_id: int, new: NewArray = np.zeros
 ) -> Batch:
     """As `empty_batch` for Qwen2-VL: `patches` patches of `patch_size` values in each row, positions for M-RoPE."""
     return _empty_text(rows, length, pad_id)._replace(
         positions=np.zeros((rows, 3, length), np.int32),
-        patches=zeros((rows, patches, patch_size), np.uint8),
+        patches=new((rows, patches, patch_size), np.uint8),
         patch_positions=np.zeros((rows, patches, 2), np.int32),
         patch_segments=np.zeros((rows, patches), np.int32),
     )

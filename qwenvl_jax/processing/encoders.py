@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from qwenvl_jax.batch import IGNORED, Batch, Zeros, empty_batch, empty_patch_batch
+from qwenvl_jax.batch import IGNORED, Batch, NewArray, empty_batch, empty_patch_batch
 from qwenvl_jax.config import ModelConfig, PixelLimits, Qwen2VLConfig, QwenVLConfig, Stage, VideoLimits
 from qwenvl_jax.processing.images import decode_image
 from qwenvl_jax.processing.patches import MERGE, frame_numbers, patch_positions, patchify
@@ -61,8 +61,8 @@ class Encoder(Protocol):
           ValueError: they cannot be decoded.
         """
 
-    def empty(self, rows: int, length: int, vision: int, zeros: Zeros = np.zeros) -> Batch:
-        """Rows of `length` tokens with room for so many image slots or patches, which `zeros` makes."""
+    def empty(self, rows: int, length: int, vision: int, new: NewArray = np.zeros) -> Batch:
+        """Rows of `length` tokens with room for so many image slots or patches, which `new` makes."""
 
     def room(self, vision: int) -> int:
         """The least room for so many image slots or patches that prompts are compiled for."""
@@ -75,6 +75,9 @@ class Encoder(Protocol):
 
     def place(self, row: Batch, start: int, vision: int, encoded: Any, pixels: Any) -> None:
         """Writes a whole sample into a row, its text behind `start` tokens."""
+
+    def clear(self, row: Batch, vision: int) -> None:
+        """Writes zeros where a row has no pictures: behind `vision` slots or patches."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,8 @@ class ImageSlotEncoder:
         side = self.resolution
         return [resize_bicubic(decode_image(data), side, side) for data in encoded.images]
 
-    def empty(self, rows: int, length: int, vision: int, zeros: Zeros = np.zeros) -> Batch:
-        return empty_batch(rows, length, vision, self.resolution, self.tokenizer.eod_id, zeros)
+    def empty(self, rows: int, length: int, vision: int, new: NewArray = np.zeros) -> Batch:
+        return empty_batch(rows, length, vision, self.resolution, self.tokenizer.eod_id, new)
 
     def room(self, vision: int) -> int:
         return vision
@@ -118,6 +121,9 @@ class ImageSlotEncoder:
     def place(self, row: Batch, start: int, vision: int, encoded: EncodedSample, pixels: list[np.ndarray]) -> None:
         _place_text(row, start, encoded, vision * self.queries)
         self.place_pixels(row, vision, encoded, pixels)
+
+    def clear(self, row: Batch, vision: int) -> None:
+        row.images[vision:] = 0
 
 
 @dataclass(frozen=True)
@@ -162,9 +168,9 @@ class PatchEncoder:
         """[F, Y, X, 3] uint8 frames of each image or video."""
         return sample_frames(sample, encoded.grids, self.videos, self.patch)
 
-    def empty(self, rows: int, length: int, vision: int, zeros: Zeros = np.zeros) -> Batch:
+    def empty(self, rows: int, length: int, vision: int, new: NewArray = np.zeros) -> Batch:
         values = 3 * MERGE * self.patch**2
-        return empty_patch_batch(rows, length, vision, values, self.tokenizer.eod_id, zeros)
+        return empty_patch_batch(rows, length, vision, values, self.tokenizer.eod_id, new)
 
     def room(self, vision: int) -> int:
         return padded_length(vision, BLOCK) if vision else 0
@@ -186,6 +192,9 @@ class PatchEncoder:
     ) -> None:
         _place_text(row, start, encoded, vision // MERGE**2)
         self.place_pixels(row, vision, encoded, pixels)
+
+    def clear(self, row: Batch, vision: int) -> None:
+        row.patches[vision:] = 0
 
 
 def padded_length(count: int, multiple: int) -> int:

@@ -129,9 +129,11 @@ def patchify(frames: np.ndarray, patch: int = PATCH, out: np.ndarray | None = No
 
 def patch_positions(grid: Grid) -> np.ndarray:
     """[P, 2] int32: row and column of every patch in its frame, in merge order."""
-    rows, columns = np.indices((grid.rows, grid.columns), np.int32)
-    frame = rearrange(np.stack([rows, columns]), "yx (y m) (x n) -> (y x m n) yx", m=MERGE, n=MERGE)
-    return np.tile(frame, (grid.frames, 1))
+    frames, rows, columns = grid
+    places = np.empty((frames, rows // MERGE, columns // MERGE, MERGE, MERGE, 2), np.int32)  # [t, y, x, m, n, 2]
+    places[..., 0] = rearrange(np.arange(rows), "(y m) -> y 1 m 1", m=MERGE)
+    places[..., 1] = rearrange(np.arange(columns), "(x n) -> x 1 n", n=MERGE)
+    return places.reshape(-1, 2)
 
 
 def frame_numbers(grid: Grid) -> np.ndarray:

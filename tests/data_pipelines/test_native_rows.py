@@ -3,6 +3,7 @@
 import pickle
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 from small_data import make_picture, make_run
@@ -10,6 +11,7 @@ from small_video import make_video
 
 from data_pipelines.loader import describe, open_loader
 from data_pipelines.records import Question, Record, StoredVideo
+from data_pipelines.rows import RowMaker
 from data_pipelines.sources.array_record import write_shards
 from data_pipelines.tasks import tasks_of
 from qwenvl_jax.batch import row_of
@@ -109,6 +111,20 @@ def test_batches_have_one_shape(root) -> None:
     text = native_run(root, mixture=MIXTURE[2:], patches_per_row=0)
     with open_loader(text, text.stages[0]) as loader:
         assert next(loader)[0].patches.shape == (4, 0, 96)
+
+
+def test_memory_that_was_used_before_is_cleared(root) -> None:
+    """Rows in memory that holds anything are those in zeros."""
+    run = native_run(root)
+    [stage] = run.stages
+    with open_loader(run, stage) as loader:
+        maker = RowMaker(
+            loader.components, tasks_of(MODEL), stage_encoder(MODEL, stage, "bytes"), stage.sequence_length, 640
+        )
+        rows = [*(loader.plan.row(number) for number in range(4)), ()]
+        there, _ = maker.make_rows(rows)
+        again, _ = maker.make_rows(rows, lambda shape, dtype: np.full(shape, 7, dtype))
+    jax.tree.map(np.testing.assert_array_equal, there, again)
 
 
 @pytest.mark.parametrize("patches, tokens", [(64, 256), (640, 64)])

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 from einops import rearrange
@@ -10,6 +11,7 @@ from small_data import make_run
 from configs.tiny_qwen2 import tiny_qwen2
 from data_pipelines.inspection import inspect_stage
 from data_pipelines.loader import open_loader
+from data_pipelines.patch_rows import PatchRowMaker
 from data_pipelines.sources.array_record import write_shards
 from data_pipelines.sources.opening import open_source
 from data_pipelines.synthetic.patches import CLASSES, RELATIVE_CLASSES, UNLABELLED, WEIGHTS, label_patches
@@ -44,6 +46,18 @@ def run(tmp_path_factory):
 def load(run, **arguments):
     with open_loader(run, run.stages[0], **arguments) as loader:
         return list(loader)
+
+
+def test_memory_that_was_used_before_is_cleared(run):
+    """Rows in memory that holds anything are those in zeros."""
+    [stage] = run.stages
+    with open_loader(run, stage) as loader:
+        encoder = stage_encoder(run.model, stage, run.data.tokenizer)
+        maker = PatchRowMaker(loader.components, encoder, stage.sequence_length, IMAGES, GRID)
+        rows = [loader.plan.row(0), ()]
+        there, _ = maker.make_rows(rows)
+        again, _ = maker.make_rows(rows, lambda shape, dtype: np.full(shape, 7, dtype))
+    jax.tree.map(np.testing.assert_array_equal, there, again)
 
 
 def test_labels_stand_beside_their_pictures(run):

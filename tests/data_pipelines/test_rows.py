@@ -1,5 +1,6 @@
 """Rows: every array as `qwenvl_jax.batch` promises, and unreadable samples replaced by no larger ones."""
 
+import jax
 import numpy as np
 import pytest
 from small_data import make_run
@@ -137,3 +138,11 @@ def test_record_that_changed_is_replaced(maker, monkeypatch):
     monkeypatch.setitem(TASKS, "caption", TASKS["vqa"])
     _, [info] = maker.make_rows([[Item(0, 5), Item(0, 9)]])
     assert info.samples + info.dropped == 2
+
+
+def test_memory_that_was_used_before_is_cleared(maker):
+    """Rows in memory that holds anything are those in zeros, a row without pictures among them."""
+    rows = [[Item(0, 1), Item(1, 2)], [], [Item(0, 3)]]
+    there, _ = maker.make_rows(rows)
+    again, _ = maker.make_rows(rows, lambda shape, dtype: np.full(shape, 7, dtype))
+    jax.tree.map(np.testing.assert_array_equal, there, again)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwenvl_jax.processing import tokenizer as t
+from qwenvl_jax.processing.qwen2_tokens import QWEN2_VL
 from qwenvl_jax.processing.tokenizer import Tokenizer, load_tokenizer
 
 SHA256 = "b2b1b8dfb5cc5f024bafc373121c6aba3f66f9a5a0269e243470a1de16a33186"
@@ -221,3 +222,21 @@ def test_any_text_round_trips(qwen: Tokenizer, byte_level: Tokenizer, text: str)
     """Law: decoding undoes encoding, up to NFC."""
     for tokenizer in (byte_level, WORLD, qwen):
         assert tokenizer.decode(tokenizer.encode(text)) == unicodedata.normalize("NFC", text)
+
+
+NATIVE = load_tokenizer("native", QWEN2_VL)
+MIXED = st.sampled_from(
+    [*t.SPECIAL_TOKENS[:5], *t.MARKUP_TOKENS[:6], *QWEN2_VL.strings, "<", "|>", "</", " a box", "é\n"]
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(parts=st.lists(MIXED | st.text(max_size=6), max_size=8), some=st.booleans())
+def test_specials_are_those_of_tiktoken(parts: list[str], some: bool) -> None:
+    """Text around special strings has the ids that tiktoken gives when it is told which of them are special."""
+    text = unicodedata.normalize("NFC", "".join(parts)).encode(errors="replace").decode()
+    for tokenizer in (WORLD, NATIVE):
+        assert all(token.startswith("<") for token in tokenizer.special_tokens)
+        allowed: set[str] = set(list(tokenizer.special_tokens)[::2] if some else tokenizer.special_tokens)
+        theirs = tokenizer._encoding.encode(text, allowed_special=allowed, disallowed_special=())
+        assert tokenizer.encode(text, allowed if some else "all") == theirs
