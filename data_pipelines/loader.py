@@ -76,7 +76,7 @@ def _start_worker(number: int, workers: int) -> None:
     """First in every worker process."""
     keep_memory()
     library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):  # glibc's; it gives memory back and takes it anew for each picture, without
+    if hasattr(library, "mallopt"):  # glibc's, which otherwise gives memory back after each picture
         library.mallopt(M_MMAP_THRESHOLD, KEPT_ARRAY)
         library.mallopt(M_TRIM_THRESHOLD, KEPT_MEMORY)
 
