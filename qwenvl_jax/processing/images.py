@@ -66,14 +66,16 @@ def decode_image(data: bytes) -> np.ndarray:
     Raises:
       ValueError: the data is no picture, is cut off or damaged, or holds more than `MAX_PIXELS` pixels.
     """
-    image = _open(data)
-    if image.format == "JPEG" and image.mode == "RGB":
-        try:
-            # 15 to 37 % faster than PIL; with these settings the same bits (both are libjpeg-turbo).
+    try:
+        # 15 to 37 % faster than PIL, whose look at the header alone takes 25 microseconds; with these settings the same bits
+        # (both are libjpeg-turbo).
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        if colours in ("YCbCr", "RGB") and height * width <= MAX_PIXELS:
             pixels: np.ndarray = simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False)
             return pixels
-        except ValueError:
-            pass  # A warning of libjpeg; PIL decides below whether the picture is usable.
+    except ValueError:
+        pass  # Another format, or a warning of libjpeg; PIL decides below whether the picture is usable.
+    image = _open(data)
     try:
         return np.asarray(image.convert("RGB"))
     except Exception as error:  # as in `_open`

@@ -110,25 +110,30 @@ def encode_sample(sample: Sample, tokenizer: Tokenizer, queries: int) -> Encoded
     Raises:
       ValueError: the sample holds a video.
     """
-    tokens: list[int] = []
-    supervised: list[bool] = []
-    vision: list[int] = []
+    spans: list[np.ndarray] = [np.zeros(0, np.int32)]
+    vision: list[np.ndarray] = [np.zeros(0, np.int32)]
+    learned = [False]
     for part in sample.parts:
         if isinstance(part, Image):
-            ids = [tokenizer.image_start_id, *[tokenizer.image_pad_id] * queries, tokenizer.image_end_id]
-            vision += [-1, *range(part.index * queries, (part.index + 1) * queries), -1]
-            learned = False
+            number = part.index * queries
+            span, seen = visual_span(tokenizer, tokenizer.image_pad_id, number, queries)
         elif isinstance(part, Video):
             raise ValueError("Qwen-VL reads no videos; leave the sample out, or give frames as images")
         else:
-            ids = tokenizer.encode(part.text, GROUNDING_TOKENS if part.typed else "all")
-            vision += [-1] * len(ids)
-            learned = part.supervised
-        tokens += ids
-        supervised += [learned] * len(ids)
-    return EncodedSample(
-        np.asarray(tokens, np.int32),
-        np.asarray(supervised, bool),
-        np.asarray(vision, np.int32),
-        sample.images,
-    )
+            span = np.asarray(tokenizer.encode(part.text, GROUNDING_TOKENS if part.typed else "all"), np.int32)
+            seen = np.full(len(span), -1, np.int32)
+        spans.append(span)
+        vision.append(seen)
+        learned.append(isinstance(part, Text) and part.supervised)
+    supervised = np.repeat(learned, [len(span) for span in spans])
+    return EncodedSample(np.concatenate(spans), supervised, np.concatenate(vision), sample.images)
+
+
+def visual_span(tokenizer: Tokenizer, pad: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of an image or video (its start, `pad` for each of `count` vision tokens, its end), and the numbers of these
+    vision tokens from `first` on, -1 for start and end; [count + 2] int32 both."""
+    tokens = np.full(count + 2, pad, np.int32)
+    tokens[0], tokens[-1] = tokenizer.image_start_id, tokenizer.image_end_id
+    numbers = np.arange(first - 1, first + count + 1, dtype=np.int32)
+    numbers[0] = numbers[-1] = -1
+    return tokens, numbers

@@ -16,7 +16,7 @@ from qwenvl_jax.processing.images import decode_image, image_size
 from qwenvl_jax.processing.patches import MERGE, PATCH, Grid, grid_of, resize_frame, resize_within
 from qwenvl_jax.processing.positions import Piece, mrope_positions
 from qwenvl_jax.processing.qwen2_tokens import VIDEO_PAD, to_qwen2_markup
-from qwenvl_jax.processing.sample import Image, Sample, Text, Video
+from qwenvl_jax.processing.sample import Image, Sample, Text, Video, visual_span
 from qwenvl_jax.processing.tokenizer import Tokenizer
 from qwenvl_jax.processing.video import VideoInfo, probe_video, video_frames, video_grid
 
@@ -145,31 +145,30 @@ def encode_visual_sample(
       grids: one for each of `visuals_of(sample)`.
       reduced: how many of them are smaller than their limits allow.
     """
-    tokens: list[int] = []
-    supervised: list[bool] = []
-    vision: list[int] = []
+    spans: list[np.ndarray] = [np.zeros(0, np.int32)]
+    vision: list[np.ndarray] = [np.zeros(0, np.int32)]
+    learned = [False]
     pieces: list[Piece] = []
-    seen = 0
+    first = 0
     remaining = iter(grids)
     for part in sample.parts:
         if isinstance(part, Text):
             ids = tokenizer.encode(to_qwen2_markup(part.text), tokenizer.special.grounding if part.typed else "all")
+            span, seen = np.asarray(ids, np.int32), np.full(len(ids), -1, np.int32)
             pieces.append(len(ids))
-            vision += [-1] * len(ids)
-            supervised += [part.supervised] * len(ids)
         else:
             grid = next(remaining)
             pad = tokenizer.special_tokens[VIDEO_PAD] if isinstance(part, Video) else tokenizer.image_pad_id
-            ids = [tokenizer.image_start_id, *[pad] * grid.tokens, tokenizer.image_end_id]
+            span, seen = visual_span(tokenizer, pad, first, grid.tokens)
             pieces += [1, grid, 1]
-            vision += [-1, *range(seen, seen + grid.tokens), -1]
-            supervised += [False] * len(ids)
-            seen += grid.tokens
-        tokens += ids
+            first += grid.tokens
+        spans.append(span)
+        vision.append(seen)
+        learned.append(isinstance(part, Text) and part.supervised)
     return EncodedVisualSample(
-        np.asarray(tokens, np.int32),
-        np.asarray(supervised, bool),
-        np.asarray(vision, np.int32),
+        np.concatenate(spans),
+        np.repeat(learned, [len(span) for span in spans]),
+        np.concatenate(vision),
         mrope_positions(pieces),
         tuple(grids),
         reduced,
