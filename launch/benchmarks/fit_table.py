@@ -66,8 +66,8 @@ Written by `python -m launch.benchmarks.fit_table`; each line is one `qwenvl pla
 machine without a TPU. Peak and limit are of one device. Seconds are XLA's own cycles along the program's schedule, with
 collectives priced by bytes and Pallas kernels at half of the peak: an opinion to compare programs by, not a measurement.
 Rows of Qwen2-VL are taken as full of images of 672 x 672 pixels (2,304 patches); larger ones cost the vision tower more.
-Seconds of compiling are of the machine that made each plan, here two cores, most of the time beside other work. A line
-keeps the plan that was made first, by the code of that day; `--fresh` plans all of them again.
+Seconds of compiling are of the machine that made each plan, here two cores; all lines were made in one run with `--fresh`
+(without it, a line keeps the plan that was made first, by the code of that day).
 
 """
 COLUMNS = (
