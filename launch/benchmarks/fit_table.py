@@ -69,9 +69,9 @@ Written by `python -m launch.benchmarks.fit_table`; each line is one `qwenvl pla
 machine without a TPU. Peak and limit are of one device. Seconds are XLA's own cycles along the program's schedule, with
 collectives priced by bytes and Pallas kernels at half of the peak: an opinion to compare programs by, not a measurement.
 Rows of Qwen2-VL are taken as full of images of 672 x 672 pixels (2,304 patches); larger ones cost the vision tower more.
-Seconds of compiling are of the machine that made each plan, here two cores; all lines were made in one run with `--fresh`
-(without it, a line keeps the plan that was made first, by the code of that day), and the one that took 190 took 165 alone, with
-3.6 GiB of memory. The program is as long as its text, and as long with 24 layers as with 48: they are scanned.
+Seconds of compiling are of the machine that made each plan, here two cores; all lines were planned anew on one day, by the
+same code (`--fresh`; without it, a line keeps the plan that was made first). The line that took 190 s took 165 another time,
+with 3.6 GiB of memory. The program is as long as its text, and as long with 24 layers as with 48: they are scanned.
 
 """
 COLUMNS = (
