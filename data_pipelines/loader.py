@@ -36,8 +36,8 @@ READ_AHEAD = 2
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of `mallopt(3)`."""
 KEPT_ARRAY, KEPT_MEMORY = 32 << 20, 256 << 20
-"""Bytes of an array, and of all that is free, up to which a worker process keeps them for the next picture. Without, one of
-stage 2 took 66 new pages for each sample."""
+"""Bytes of an array, and of all that is free, up to which a worker process keeps them for the next picture. Without, it took
+66 new pages for each sample (`/proc/PID/stat`, `launch.benchmarks.loader_contenders`, stage 2)."""
 LEAST_SAMPLES = 100
 """Samples from which on the share of unreadable ones is judged."""
 DESCRIBED_WINDOWS = 4
@@ -75,8 +75,14 @@ class BatchInfo(NamedTuple):
 def _start_worker(number: int, workers: int) -> None:
     """First in every worker process."""
     keep_memory()
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Has glibc keep what a picture leaves free, which it otherwise gives back to the system; other C libraries stay as they
+    are. Not in the training process, whose arrays are larger and whose start decides this (`launch/quickstart.sh`)."""
     library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):  # glibc's, which otherwise gives memory back after each picture
+    if hasattr(library, "mallopt"):
         library.mallopt(M_MMAP_THRESHOLD, KEPT_ARRAY)
         library.mallopt(M_TRIM_THRESHOLD, KEPT_MEMORY)
 

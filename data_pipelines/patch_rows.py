@@ -94,13 +94,11 @@ class PatchRowMaker:
     ) -> tuple[Batch, list[RowInfo]]:
         """As `RowMaker.make_rows`."""
         batch = self.encoder.empty(len(rows), self.sequence_length, self.vision_per_row, new)
-        return batch, write_rows(batch, rows, following, self._write_row)
+        return batch, write_rows(batch, rows, following, self._write_row, self.encoder)
 
     def _write_row(self, row: Batch, items: Sequence[Item], following: Sequence[Item]) -> RowInfo:
         row.targets[:] = 0
-        info = write_row(row, items, following, self.components, self._load, self._place)
-        self.encoder.clear(row, info.vision)
-        return info
+        return write_row(row, items, following, self.components, self._load, self._place)
 
     def _place(self, row: Batch, loaded: LabelledPicture, start: int, vision: int) -> tuple[int, int]:
         self.encoder.place_pixels(row, vision, loaded.encoded, loaded.pixels)

@@ -87,12 +87,10 @@ class RowMaker:
         """A host batch of B = len(rows) rows, and what each of them holds; `new` as `empty_batch`. Records of the row that
         `following` batch begins with are read meanwhile."""
         batch = self.encoder.empty(len(rows), self.sequence_length, self.vision_per_row, new)
-        return batch, write_rows(batch, rows, following, self._write_row)
+        return batch, write_rows(batch, rows, following, self._write_row, self.encoder)
 
     def _write_row(self, row: Batch, items: Sequence[Item], following: Sequence[Item]) -> RowInfo:
-        info = write_row(row, items, following, self.components, self._load, self._place)
-        self.encoder.clear(row, info.vision)
-        return info
+        return write_row(row, items, following, self.components, self._load, self._place)
 
     def _place(self, row: Batch, loaded: Loaded, start: int, vision: int) -> tuple[int, int]:
         self.encoder.place(row, start, vision, loaded.encoded, loaded.pixels)
@@ -127,10 +125,16 @@ def write_rows(
     rows: Sequence[Sequence[Item]],
     following: Sequence[Item],
     write: Callable[[Batch, Sequence[Item], Sequence[Item]], RowInfo],
+    encoder: Encoder,
 ) -> list[RowInfo]:
-    """Writes the rows of a batch, each with `write`, which is told the samples of the next row too."""
-    nexts = [*rows[1:], following]
-    return [write(row_of(batch, b), row, after) for b, (row, after) in enumerate(zip(rows, nexts))]
+    """Writes the rows of a batch, each with `write`, which is told the samples of the next row too; then clears what has
+    no picture."""
+    infos = []
+    for b, (items, after) in enumerate(zip(rows, [*rows[1:], following])):
+        row = row_of(batch, b)
+        infos.append(write(row, items, after))
+        encoder.clear(row, infos[-1].vision)
+    return infos
 
 
 def write_row(

@@ -71,7 +71,8 @@ collectives priced by bytes and Pallas kernels at half of the peak: an opinion t
 Rows of Qwen2-VL are taken as full of images of 672 x 672 pixels (2,304 patches); larger ones cost the vision tower more.
 Seconds of compiling are of the machine that made each plan, here two cores; all lines were planned anew on one day, by the
 same code (`--fresh`; without it, a line keeps the plan that was made first). The line that took 190 s took 165 another time,
-with 3.6 GiB of memory. The program is as long as its text, and as long with 24 layers as with 48: they are scanned.
+with 3.6 GiB of memory. Program, MB is the length of the compiled program's text: layers are scanned, so that it is as long
+with 24 of them as with 48.
 
 """
 COLUMNS = (

@@ -110,6 +110,7 @@ def encode_sample(sample: Sample, tokenizer: Tokenizer, queries: int) -> Encoded
     Raises:
       ValueError: the sample holds a video.
     """
+    # The first of each is empty: a sample may have no parts.
     spans: list[np.ndarray] = [np.zeros(0, np.int32)]
     vision: list[np.ndarray] = [np.zeros(0, np.int32)]
     learned = [False]

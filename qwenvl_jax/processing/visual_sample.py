@@ -145,6 +145,7 @@ def encode_visual_sample(
       grids: one for each of `visuals_of(sample)`.
       reduced: how many of them are smaller than their limits allow.
     """
+    # The first of each is empty: a sample may have no parts.
     spans: list[np.ndarray] = [np.zeros(0, np.int32)]
     vision: list[np.ndarray] = [np.zeros(0, np.int32)]
     learned = [False]

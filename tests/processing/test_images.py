@@ -97,6 +97,14 @@ def test_every_colour_mode_has_the_bits_of_pil(kind: str, mode: str) -> None:
     np.testing.assert_array_equal(decode_image(data), by_pil(data))
 
 
+def test_the_first_picture_of_several_has_the_bits_of_pil() -> None:
+    """Cameras store two pictures in a JPEG (MPO), which PIL tells from one and the decoder that is asked first does not."""
+    several = {"save_all": True, "append_images": [Image.fromarray(photograph(60, 90)[::-1])]}
+    data = stored(Image.fromarray(photograph(60, 90)), "MPO", **several)
+    assert Image.open(io.BytesIO(data)).format == "MPO"
+    np.testing.assert_array_equal(decode_image(data), by_pil(data))
+
+
 def test_damaged_jpeg_that_pil_accepts_has_its_bits() -> None:
     """Where PIL shrugs at a flipped bit, so do we, with the same pixels."""
     data = bytearray(stored(Image.fromarray(photograph(90, 90)), restart_marker_rows=1))
