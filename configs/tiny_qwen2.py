@@ -46,21 +46,21 @@ MULTITASK_MIXTURE = (
     Component("caption_with_grounding", "scenes", 0.5),
     Component("referring_grounding", "scenes", 2),
     Component("grounded_captioning", "scenes", 0.3),
-    Component("ocr_vqa", "small_print", 6),
+    Component("ocr_vqa", "small_print", 8),
     Component("ocr", "small_print", 1),
     Component("video_vqa", "videos", 4),
-    Component("agent", "episodes", 1.5),
+    Component("agent", "episodes", 1.2),
     Component("text", "texts", 0.3),
 )
 
 SFT_MIXTURE = (
-    Component("agent", "episodes", 2),
+    Component("agent", "episodes", 1.5),
     Component("video_vqa", "videos", 4),
     Component("vqa", "scenes", 4),
     Component("referring_grounding", "scenes", 2),
     Component("caption", "scenes", 0.5),
     Component("caption_with_grounding", "scenes", 0.5),
-    Component("ocr_vqa", "small_print", 4),
+    Component("ocr_vqa", "small_print", 5),
 )
 
 IMAGES = PixelLimits(4 * 784, 256 * 784)
@@ -87,13 +87,13 @@ def tiny_qwen2() -> Run:
         model=MODEL,
         stages=(
             Stage(
-                name="vision", steps=2800, mixture=VISION_MIXTURE, rows=3,
+                name="vision", steps=2700, mixture=VISION_MIXTURE, rows=3,
                 sequence_length=LABELLED_PATCHES * len(PATCH_CLASSES), patches_per_row=LABELLED_PATCHES,
                 image_limits=IMAGES, schedule=Schedule(peak=2e-3, end=5e-5, warmup=100),
                 parameters=VISION + frozen("merger", "language"), patch_classes=PATCH_CLASSES, pack_within_task=False,
             ),
             Stage(
-                name="language", steps=2200, mixture=(Component("text", "texts", 1),), rows=4, sequence_length=384,
+                name="language", steps=2000, mixture=(Component("text", "texts", 1),), rows=4, sequence_length=384,
                 schedule=Schedule(peak=1e-3, end=1e-4, warmup=50),
                 parameters=frozen("vision", "merger") + LANGUAGE, pack_within_task=False,
             ),
@@ -103,7 +103,7 @@ def tiny_qwen2() -> Run:
                 parameters=SLOW_VISION + MERGER + frozen("language"), pack_within_task=False,
             ),
             Stage(
-                name="multitask", steps=3800, mixture=MULTITASK_MIXTURE, rows=2, sequence_length=384,
+                name="multitask", steps=3500, mixture=MULTITASK_MIXTURE, rows=2, sequence_length=384,
                 patches_per_row=352, image_limits=IMAGES, video_limits=VIDEOS,
                 schedule=Schedule(peak=4e-4, end=2e-5, warmup=100),
                 parameters=SLOW_VISION + MERGER + LANGUAGE, pack_within_task=False,
