@@ -74,7 +74,7 @@ def _mixture(components: Sequence[Values]) -> str:
         "Tokens and vision (pictures, or patches) are means per sample; passes is how often the stage reads each sample. "
         "Efficiency and samples per row are those of the packing plan's first windows."
     )
-    return f'{lead(explained)}<div class="card">{table(heads, rows, number=True)}</div>'
+    return f'{lead(explained)}<div class="card">{table(heads, rows, numbers=len(heads) - 1)}</div>'
 
 
 def _section(title: str, explained: str, body: str) -> str:
@@ -141,7 +141,7 @@ def _problems(stage: Values) -> str:
     return _section(
         "Unreadable records",
         "The most frequent reasons, and the first records.",
-        f'<div class="card">{table(("entries",), reasons, "reason", number=True)}'
+        f'<div class="card">{table(("entries",), reasons, "reason", numbers=1)}'
         f"<details><summary>The first {len(found['first'])}</summary>"
         f"{table(('entry', 'reason'), first, 'source')}</details></div>",
     )

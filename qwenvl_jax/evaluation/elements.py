@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from html import escape
+from itertools import chain, repeat
 
 from qwenvl_jax.evaluation.style import STYLE
 
@@ -29,10 +30,10 @@ def facts(values: Mapping[str, object]) -> str:
     return f'<dl class="facts">{items}</dl>'
 
 
-def table(heads: Iterable[str], rows: Iterable[str], corner: str = "", number: bool = False) -> str:
-    """Rows are HTML; the first column has `corner` as its head. `number` sets the others to the right."""
-    kind = ' class="number"' if number else ""
-    cells = "".join(f"<th{kind}>{escape(head)}</th>" for head in heads)
+def table(heads: Iterable[str], rows: Iterable[str], corner: str = "", numbers: int = 0) -> str:
+    """Rows are HTML; the first column has `corner` as its head. So many of the others as `numbers` are set to the right."""
+    kinds = chain(repeat(' class="number"', numbers), repeat(""))
+    cells = "".join(f"<th{kind}>{escape(head)}</th>" for head, kind in zip(heads, kinds))
     return (
         f'<div class="scroll"><table><thead><tr><th>{corner}</th>{cells}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"

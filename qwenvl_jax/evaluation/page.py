@@ -140,7 +140,7 @@ def _speed(training: Mapping[str, Mapping[str, Any]]) -> str:
         "Typical figures of a step. Padding is the share of positions that hold nothing, data wait the share "
         "of time in which the device had no batch."
     )
-    shown = table((COLUMNS[key][0] for key in keys), rows, number=True)
+    shown = table((COLUMNS[key][0] for key in keys), rows, numbers=len(keys))
     return f'<h2>Speed</h2>{intro}<div class="card">{shown}{_flops(training)}</div>'
 
 

@@ -26,10 +26,10 @@ h1 + .lead { margin: 10px 0 20px; font-size: 17px; }
 .facts div { display: flex; gap: 8px; } .facts dt { color: var(--soft); } .facts dd { margin: 0; }
 .grid { display: grid; gap: 20px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 304px), 1fr)); }
 .wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 440px), 1fr)); }
-.figures { display: grid; gap: 1px; margin-top: 40px; background: var(--rule);
+.figures { display: grid; gap: 1px; margin-top: 40px; background: var(--card);
   border: 1px solid var(--rule);
   border-radius: 14px; overflow: hidden; grid-template-columns: repeat(auto-fit, minmax(176px, 1fr)); }
-.figures div { background: var(--card); padding: 20px 20px 18px; }
+.figures div { outline: 1px solid var(--rule); padding: 20px 20px 18px; }
 .figures strong { display: block; font-size: 32px; line-height: 1.2; letter-spacing: -0.02em;
   font-weight: 600; }
 .figures b { display: block; font-weight: 600; font-size: 15px; margin-top: 2px; }
