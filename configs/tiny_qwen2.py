@@ -39,7 +39,7 @@ PRETRAIN_MIXTURE = (Component("caption", "scenes", 1), Component("caption_with_p
 
 # Weights are shares of samples. A VQA sample holds all questions on its picture.
 MULTITASK_MIXTURE = (
-    Component("vqa", "scenes", 12),
+    Component("vqa", "scenes", 14),
     Component("caption", "scenes", 0.8),
     Component("caption_zh", "scenes", 0.5),
     Component("caption_with_places", "scenes", 1),
@@ -56,7 +56,7 @@ MULTITASK_MIXTURE = (
 SFT_MIXTURE = (
     Component("agent", "episodes", 1.5),
     Component("video_vqa", "videos", 4),
-    Component("vqa", "scenes", 4),
+    Component("vqa", "scenes", 5),
     Component("referring_grounding", "scenes", 2),
     Component("caption", "scenes", 0.5),
     Component("caption_with_grounding", "scenes", 0.5),
@@ -103,7 +103,7 @@ def tiny_qwen2() -> Run:
                 parameters=SLOW_VISION + MERGER + frozen("language"), pack_within_task=False,
             ),
             Stage(
-                name="multitask", steps=3500, mixture=MULTITASK_MIXTURE, rows=2, sequence_length=384,
+                name="multitask", steps=4000, mixture=MULTITASK_MIXTURE, rows=2, sequence_length=384,
                 patches_per_row=352, image_limits=IMAGES, video_limits=VIDEOS,
                 schedule=Schedule(peak=4e-4, end=2e-5, warmup=100),
                 parameters=SLOW_VISION + MERGER + LANGUAGE, pack_within_task=False,
