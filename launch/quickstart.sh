@@ -3,7 +3,7 @@
 # time and run it again: it goes on where it was.
 #   bash launch/quickstart.sh [tiny | tiny-qwen2] [--long] [--field.name value ...]
 # `tiny` (Qwen-VL) where no recipe is named; `--long` trains it seven times as long (some two hours on two cores), `tiny-qwen2`
-# six times (an hour and a half on two fast cores).
+# six times (two to three hours).
 source "$(dirname "$0")/environment.sh"
 
 recipe=tiny
